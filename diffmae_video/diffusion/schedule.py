@@ -1,0 +1,88 @@
+"""The forward process: how much noise there is at every timestep.
+
+    x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * eps,    abar_t = prod_{s <= t} (1 - beta_s)
+
+(Ho et al. 2020, eq. 4). DiffMAE (arXiv 2304.03283) raises every beta to a power ``rho``; below 1 that is more noise.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+
+SCHEDULES = ("linear", "cosine", "quadratic")
+
+
+def _rising(low: float, high: float, steps: int) -> torch.Tensor:
+    # Counted down from the high end, so that a schedule of a single step is the noisy one.
+    return torch.linspace(high, low, steps, dtype=torch.float64).flip(0)
+
+
+def _linear(steps: int) -> torch.Tensor:
+    return _rising(1e-4, 0.02, steps) * (1000 / steps)
+
+
+def _quadratic(steps: int) -> torch.Tensor:
+    return _rising(1e-4**0.5, 0.02**0.5, steps) ** 2 * (1000 / steps)
+
+
+def _cosine(steps: int, offset: float = 0.008) -> torch.Tensor:
+    """Improved DDPM (Nichol & Dhariwal 2021), eq. 17."""
+    time = torch.arange(steps + 1, dtype=torch.float64) / steps
+    abar = torch.cos((time + offset) / (1 + offset) * math.pi / 2) ** 2
+    return 1 - abar[1:] / abar[:-1]
+
+
+class NoiseSchedule:
+    """Noise levels of a diffusion with ``steps`` timesteps.
+
+    Args:
+        name: ``"linear"`` (beta from 1e-4 to 0.02), ``"quadratic"`` (square roots of beta evenly spaced between the
+            same ends) or ``"cosine"`` (improved DDPM).
+        steps: number of timesteps T >= 1. The linear and quadratic betas are scaled by 1000 / T, so that the total
+            amount of noise does not depend on T (as in improved DDPM); at T = 1000 they are the textbook values.
+        rho: exponent of every beta, > 0.
+
+    Attributes:
+        beta, abar: float64 tensors of shape (steps,) on the CPU; entry ``t`` belongs to timestep ``t`` in
+            [0, steps - 1], so ``abar[0]`` is nearly 1 and ``abar[steps - 1]`` nearly 0. They are float64 because at
+            rho <= 0.6 the last entries are below float32's reach.
+
+    Raises:
+        ValueError: unknown name, ``steps`` < 1 or ``rho`` <= 0.
+    """
+
+    def __init__(self, name: str = "linear", steps: int = 1000, rho: float = 1.0):
+        if name not in SCHEDULES:
+            raise ValueError(f"unknown noise schedule {name!r}: choose one of {', '.join(SCHEDULES)}")
+        if steps < 1 or rho <= 0:
+            raise ValueError(f"a noise schedule needs steps >= 1 and rho > 0, got steps={steps}, rho={rho}")
+        self.name, self.steps, self.rho = name, int(steps), float(rho)
+        betas = {"linear": _linear, "cosine": _cosine, "quadratic": _quadratic}[name](self.steps)
+        # 0.999 is improved DDPM's bound: a beta of 1 would erase the signal so that nothing could be inverted.
+        self.beta = betas.clamp(max=0.999) ** self.rho
+        self.abar = torch.cumprod(1 - self.beta, dim=0)
+
+    def __repr__(self) -> str:
+        return f"NoiseSchedule({self.name!r}, steps={self.steps}, rho={self.rho})"
+
+    def scales(self, t: torch.Tensor, like: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """sqrt(abar_t) and sqrt(1 - abar_t), float32 on ``like``'s device, shaped to broadcast over ``like``.
+
+        Args:
+            t: (B,) int64 timesteps in [0, steps - 1].
+            like: (B, ...) tensor that they will multiply.
+        """
+        abar = self.abar.to(t.device)[t].reshape(-1, *[1] * (like.dim() - 1))
+        return abar.sqrt().float(), (1 - abar).sqrt().float()
+
+    def add_noise(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """``x_t``, same shape as ``x0`` (B, ...), for noise ``eps`` of that shape and timesteps ``t`` (B,) int64."""
+        signal, noise = self.scales(t, x0)
+        return signal * x0 + noise * eps
+
+    def velocity(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """v = sqrt(abar_t) * eps - sqrt(1 - abar_t) * x_0 (Salimans & Ho 2022), same shape as ``x0``."""
+        signal, noise = self.scales(t, x0)
+        return signal * eps - noise * x0

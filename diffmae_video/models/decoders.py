@@ -1,0 +1,124 @@
+"""Decoders: what turns hidden tokens and the encoder's outputs into predictions for the hidden patches.
+
+A decoder has two calls. ``prepare`` computes what does not depend on the hidden tokens, once per clip;
+``forward`` decodes hidden tokens given that, once per diffusion step. To add one: write the two calls, set
+``feature_layers``, and enter the class in ``DECODERS``.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from diffmae_video.models.blocks import NORM_EPS, Block, CrossBlock, KeysValues
+from diffmae_video.models.patches import gather_tokens
+from diffmae_video.models.positions import PositionEmbedding
+
+
+class Decoder(nn.Module):
+    """What the decoders share: positions of the tokens, and the final norm and projection to patch values.
+
+    Args:
+        grid: tokens along time, rows, columns.
+        encoder_width: width D of the encoder's outputs.
+        width: token width d.
+        patch_values: values P that are predicted per token.
+        position: ``"sincos"`` or ``"separable"``.
+    """
+
+    feature_layers = 1  # how many of the encoder's last outputs ``prepare`` reads
+
+    def __init__(self, grid: tuple[int, int, int], width: int, patch_values: int, position: str):
+        super().__init__()
+        self.position = PositionEmbedding(grid, width, position)
+        self.norm = nn.LayerNorm(width, eps=NORM_EPS)
+        self.head = nn.Linear(width, patch_values)
+
+    def positions(self, index: torch.Tensor, tokens: int | None = None) -> torch.Tensor:
+        """Position embeddings (B, K, d) at ``index`` (B, K); zero rows in front for ``tokens`` - K prefix tokens."""
+        positions = gather_tokens(self.position(), index)
+        return positions if tokens is None else F.pad(positions, (0, 0, tokens - index.shape[1], 0))
+
+
+class CrossDecoder(Decoder):
+    """Hidden tokens read the visible latents by cross-attention, in DiffMAE's U-shape.
+
+    Block 1 reads the encoder's last block, block 2 the one before, and so on. With ``self_attention`` every block
+    also attends among the hidden tokens (``cross_self``); without, every hidden token is decoded on its own.
+    """
+
+    def __init__(
+        self,
+        grid: tuple[int, int, int],
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch_values: int,
+        position: str,
+        self_attention: bool,
+    ):
+        super().__init__(grid, width, patch_values, position)
+        self.feature_layers = depth
+        self.context_norms = nn.ModuleList(nn.LayerNorm(encoder_width, eps=NORM_EPS) for _ in range(depth))
+        self.context_embeds = nn.ModuleList(nn.Linear(encoder_width, width) for _ in range(depth))
+        self.blocks = nn.ModuleList(CrossBlock(width, heads, mlp_ratio, self_attention) for _ in range(depth))
+
+    def prepare(self, features: list[torch.Tensor], visible: torch.Tensor) -> list[KeysValues]:
+        """Keys and values of every block from the encoder's last ``depth`` outputs, final one first.
+
+        Args:
+            features: ``depth`` tensors (B, V or 1 + V, D).
+            visible: (B, V) int64 places of the visible tokens.
+        """
+        position = self.positions(visible, features[0].shape[1])
+        layers = zip(self.blocks, self.context_norms, self.context_embeds, features, strict=True)
+        return [block.cross.keys_values(embed(norm(feature)) + position) for block, norm, embed, feature in layers]
+
+    def forward(self, x: torch.Tensor, context: list[KeysValues]) -> torch.Tensor:
+        """Hidden tokens (B, M, d) -> predicted patch values (B, M, P)."""
+        for block, keys_values in zip(self.blocks, context, strict=True):
+            x = block(x, keys_values)
+        return self.head(self.norm(x))
+
+
+class JointDecoder(Decoder):
+    """Self-attention over visible latents and hidden tokens together (MAE's decoder); hidden ones are read out."""
+
+    def __init__(
+        self,
+        grid: tuple[int, int, int],
+        encoder_width: int,
+        width: int,
+        depth: int,
+        heads: int,
+        mlp_ratio: float,
+        patch_values: int,
+        position: str,
+    ):
+        super().__init__(grid, width, patch_values, position)
+        self.context_embed = nn.Linear(encoder_width, width)
+        self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
+
+    def prepare(self, features: list[torch.Tensor], visible: torch.Tensor) -> torch.Tensor:
+        """Visible tokens (B, V or 1 + V, d) from the encoder's final output (B, V or 1 + V, D)."""
+        return self.context_embed(features[0]) + self.positions(visible, features[0].shape[1])
+
+    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
+        """Hidden tokens (B, M, d) -> predicted patch values (B, M, P)."""
+        hidden = x.shape[1]
+        x = torch.cat([context.to(x.dtype), x], dim=1)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(self.norm(x[:, -hidden:]))
+
+
+DECODERS = {
+    "cross_self": partial(CrossDecoder, self_attention=True),
+    "cross": partial(CrossDecoder, self_attention=False),
+    "joint": JointDecoder,
+}

@@ -1,0 +1,108 @@
+"""DiffMAE: Diffusion Models as Masked Autoencoders (Wei et al., ICCV 2023, arXiv 2304.03283).
+
+    x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * eps              on the hidden patches only
+    loss = || x_0 - decoder(x_t, t, encoder(visible)) ||^2         on the hidden patches only
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+from diffmae_video.diffusion.randomness import Generators, randint, randn
+from diffmae_video.diffusion.schedule import NoiseSchedule
+from diffmae_video.models.blocks import TimestepEmbedding, initialize
+from diffmae_video.models.decoders import Decoder
+from diffmae_video.models.encoder import SpaceTimeViT
+from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output, reconstruction_loss
+from diffmae_video.models.patches import gather_tokens, patchify
+
+PREDICTIONS = ("x0", "eps", "v")
+
+
+class DiffMAE(MaskedAutoencoder):
+    """A masked autoencoder whose decoder denoises the hidden patches.
+
+    Args:
+        encoder, decoder, and ``masking`` (target, mask_strategy, mask_ratio, pixel_mean, pixel_std): see
+            :class:`MaskedAutoencoder`.
+        schedule: noise levels; timesteps are drawn uniformly from all of them.
+        prediction: what the decoder predicts: ``"x0"`` (clean patches, the paper's choice), ``"eps"`` or ``"v"``.
+
+    Raises:
+        ValueError: unknown prediction or target.
+    """
+
+    def __init__(
+        self, encoder: SpaceTimeViT, decoder: Decoder, schedule: NoiseSchedule, prediction: str = "x0", **masking
+    ):
+        super().__init__(encoder, decoder, **masking)
+        if prediction not in PREDICTIONS:
+            raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
+        self.schedule, self.prediction = schedule, prediction
+        patch_values, width = decoder.head.out_features, decoder.head.in_features
+        # The *pixels* of a noisy patch are embedded; the noise is never added to an embedding.
+        self.noisy_embed = nn.Linear(patch_values, width)
+        self.time_embed = TimestepEmbedding(width)
+        for module in (self.decoder, self.noisy_embed, self.time_embed):
+            module.apply(initialize)
+        # Unit noise enters the tokens with a standard deviation of 0.1. With the usual initialisation it is twice as
+        # large as the position embedding, and training first spends hundreds of steps on learning to ignore it.
+        nn.init.normal_(self.noisy_embed.weight, std=0.1 * patch_values**-0.5)
+
+    def forward(
+        self,
+        clip: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        t: torch.Tensor | None = None,
+        noise: torch.Tensor | None = None,
+        generator: Generators = None,
+    ) -> Output:
+        """Noises the hidden patches, denoises them and compares.
+
+        Args:
+            clip: (B, C, T, H, W) float, normalised (:meth:`normalize`), of the model's ``clip_shape``.
+            mask: (B, N) bool, True = hidden, the same number in every clip; None = drawn.
+            t: (B,) int64 timesteps in [0, schedule.steps - 1]; None = drawn uniformly.
+            noise: N(0, I) for the hidden patches (B, M, P), or for a whole clip like ``clip``, of which the hidden
+                patches are used; None = drawn.
+            generator: source of what is drawn: None, one, or a list with one per clip.
+
+        Raises:
+            ValueError: a clip, mask or noise of another shape.
+        """
+        self.check_clip(clip)
+        batch = clip.shape[0]
+        mask = self.make_mask(batch, generator) if mask is None else mask
+        t = randint(self.schedule.steps, (batch,), generator, clip.device) if t is None else t
+
+        context = self.prepare(clip, mask)
+        x0 = self.target_patches(clip, context.hidden)  # (B, M, P)
+        eps = self.noise_patches(noise, x0, context.hidden, generator)
+        x_t = self.schedule.add_noise(x0, eps, t)
+        pred = self.denoise(context, x_t, t)
+
+        target = {"x0": lambda: x0, "eps": lambda: eps, "v": lambda: self.schedule.velocity(x0, eps, t)}
+        per_clip = reconstruction_loss(pred, target[self.prediction]())
+        return Output(per_clip.mean(), pred, mask, per_clip, t)
+
+    def denoise(self, context: Context, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
+        """The decoder's prediction (B, M, P) for noisy hidden patches ``x_t`` (B, M, P) at timesteps ``t`` (B,)."""
+        tokens = self.noisy_embed(x_t) + self.decoder.positions(context.hidden) + self.time_embed(t)
+        return self.decoder(tokens, context.layers)
+
+    def noise_patches(
+        self, noise: torch.Tensor | None, x0: torch.Tensor, hidden: torch.Tensor, generator: Generators
+    ) -> torch.Tensor:
+        """The noise of the hidden patches, shaped like ``x0`` (B, M, P): drawn, given, or cut out of a clip of it."""
+        if noise is None:
+            return randn(x0.shape, generator, x0.device)
+        if noise.dim() == 5:
+            self.check_clip(noise)
+            noise = gather_tokens(patchify(noise, self.patch_size), hidden)
+        if noise.shape != x0.shape:
+            raise ValueError(
+                f"expected noise (B, M, P) = {tuple(x0.shape)} or (B, C, T, H, W) with {self.clip_shape}, "
+                f"got {tuple(noise.shape)}"
+            )
+        return noise

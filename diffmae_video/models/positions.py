@@ -1,0 +1,55 @@
+"""Position embeddings over a space-time token grid."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+
+POSITIONS = ("separable", "sincos")
+
+
+def sincos_1d(positions: torch.Tensor, width: int) -> torch.Tensor:
+    """Sine and cosine of ``positions`` (n,) at width/2 frequencies from 1 to 1/10000 -> (n, width)."""
+    frequencies = 10000 ** -(torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width / 2))
+    angles = positions.double()[:, None] * frequencies
+    return torch.cat([angles.sin(), angles.cos()], dim=1).float()
+
+
+def sincos_2d(rows: int, columns: int, width: int) -> torch.Tensor:
+    """MAE's fixed 2-D embedding (rows * columns, width): the first half encodes the column, the second the row."""
+    row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.cat([sincos_1d(column.flatten(), width // 2), sincos_1d(row.flatten(), width // 2)], dim=1)
+
+
+class PositionEmbedding(nn.Module):
+    """Position embedding of every token of a grid (t, h, w): a spatial part plus, where t > 1, a temporal part.
+
+    Args:
+        grid: tokens along time, rows, columns.
+        width: token width D; a multiple of 4 for ``"sincos"``.
+        kind: ``"separable"`` (both parts learned, as in MAE-ST) or ``"sincos"`` (both fixed; for an image it is MAE's).
+
+    Raises:
+        ValueError: unknown kind, or a width that sin-cos cannot split.
+    """
+
+    def __init__(self, grid: tuple[int, int, int], width: int, kind: str):
+        super().__init__()
+        t, h, w = grid
+        if kind == "separable":
+            self.space = nn.Parameter(torch.empty(h * w, width))
+            self.time = nn.Parameter(torch.empty(t, width))
+            nn.init.trunc_normal_(self.space, std=0.02)
+            nn.init.trunc_normal_(self.time, std=0.02)
+        elif kind == "sincos":
+            if width % 4:
+                raise ValueError(f"sin-cos positions need a width that is a multiple of 4, got {width}")
+            time = sincos_1d(torch.arange(t), width) if t > 1 else torch.zeros(1, width)
+            self.register_buffer("space", sincos_2d(h, w, width), persistent=False)
+            self.register_buffer("time", time, persistent=False)
+        else:
+            raise ValueError(f"unknown position embedding {kind!r}: choose one of {', '.join(POSITIONS)}")
+
+    def forward(self) -> torch.Tensor:
+        """(1, N, D), t-major."""
+        return (self.time[:, None] + self.space[None]).flatten(0, 1).unsqueeze(0)
