@@ -1,0 +1,19 @@
+"""Configuration: every key declared once in ``defaults``, read from YAML files and overrides, checked, frozen."""
+
+from diffmae_video.config.defaults import get_cfg
+from diffmae_video.config.errors import ConfigError
+from diffmae_video.config.loading import dump, from_dict, from_yaml, load_config
+from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
+from diffmae_video.config.validation import validate
+
+__all__ = [
+    "ENCODER_SIZES",
+    "ConfigError",
+    "dump",
+    "from_dict",
+    "from_yaml",
+    "get_cfg",
+    "load_config",
+    "resolve_encoder",
+    "validate",
+]

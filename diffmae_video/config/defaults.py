@@ -1,0 +1,110 @@
+"""Every configuration key of the project: its type (that of the default value), its default, and what it does.
+
+A key that is not declared here does not exist: ``load_config`` refuses it and names the nearest declared one.
+"""
+
+from fvcore.common.config import CfgNode as Node
+
+_C = Node()
+
+# ----------------------------------------------------------------------------------------------------------- the run
+_C.TASK = "pretrain"  # what run_net.py does: "pretrain"
+_C.OUTPUT_DIR = "runs/default"  # checkpoints, logs, resolved config and pictures of this run
+_C.SEED = 0  # all randomness (data order, crops, masks, timesteps, noise, initial weights) derives from it
+_C.DEVICE = "auto"  # "auto" (CUDA where there is one, else CPU), "cpu", "cuda", "cuda:1", ...
+
+# -------------------------------------------------------------------------------------------------------------- data
+_C.DATA = Node()
+# Where the data is: a folder with train.csv / val.csv, one .csv file, or a folder (searched recursively) of videos
+# and/or images.
+_C.DATA.PATH_TO_DATA_DIR = ""
+_C.DATA.PATH_PREFIX = ""  # put before the relative paths of a CSV; "" = relative to the folder of the CSV itself
+_C.DATA.PAGE = "datasets/your_own_videos.md"  # the page that prepares this dataset; named when the data is missing
+_C.DATA.NUM_FRAMES = 16  # frames in a clip (T); 1 = images
+_C.DATA.SAMPLING_RATE = 4  # distance between two sampled frames, in frames of the source
+_C.DATA.CROP_SIZE = 224  # height and width of a clip, pixels
+_C.DATA.CROP_SCALE = [0.5, 1.0]  # random resized crop: range of the cropped share of the frame's area
+_C.DATA.CROP_ASPECT = [0.75, 1.3333]  # random resized crop: range of width / height of the cropped region
+_C.DATA.HORIZONTAL_FLIP = True  # flip half of the clips; False where left and right carry meaning (Something-Something)
+_C.DATA.REPEATED_SAMPLING = 1  # clips drawn from one opened video; an epoch counts clips, so R clips = R videos' worth
+_C.DATA.DECODER = "auto"  # "auto" (decord, else PyAV), "decord", "pyav"
+# Shorter side (pixels) to which frames are scaled while decoding, never upwards; 0 = full size.
+_C.DATA.DECODE_SHORT_SIDE = 0
+_C.DATA.MEAN = [0.5, 0.5, 0.5]  # pixel mean on the [0, 1] scale; 0.5 / 0.5 maps pixels onto [-1, 1]
+_C.DATA.STD = [0.5, 0.5, 0.5]  # pixel standard deviation on the [0, 1] scale
+# Training stops when more than this share of the draws so far (at least 20 failures) was unreadable.
+_C.DATA.MAX_UNREADABLE_FRACTION = 0.1
+
+_C.DATA_LOADER = Node()
+_C.DATA_LOADER.NUM_WORKERS = 8  # decoding processes; 0 = decode in the training process
+_C.DATA_LOADER.PREFETCH_FACTOR = 2  # batches that every worker prepares ahead
+_C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a GPU (ignored on CPU)
+
+# ------------------------------------------------------------------------------------------------------------- model
+_C.MODEL = Node()
+_C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of the noisy patch)
+_C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
+_C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
+_C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
+
+_C.MODEL.ENCODER = Node()
+# "tiny", "small", "base", "large", "huge": sets the next three values where they are 0
+_C.MODEL.ENCODER.SIZE = "large"
+_C.MODEL.ENCODER.WIDTH = 0  # token width D
+_C.MODEL.ENCODER.DEPTH = 0  # number of blocks
+_C.MODEL.ENCODER.HEADS = 0  # attention heads; divides WIDTH
+_C.MODEL.ENCODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
+_C.MODEL.ENCODER.POSITION = "separable"  # "separable" (learned, space + time) or "sincos" (fixed; WIDTH % 4 == 0)
+_C.MODEL.ENCODER.CLASS_TOKEN = False  # prepend a learned class token
+_C.MODEL.ENCODER.DROP_PATH = 0.0  # stochastic depth of the last block; earlier blocks scale down linearly to 0
+
+_C.MODEL.DECODER = Node()
+# "cross_self" (per block: cross-attention to the visible latents, self-attention, MLP), "cross" (no self-attention:
+# hidden tokens are decoded independently) or "joint" (self-attention over visible and hidden tokens together).
+_C.MODEL.DECODER.TYPE = "cross_self"
+_C.MODEL.DECODER.WIDTH = 512  # token width d
+_C.MODEL.DECODER.DEPTH = 8  # number of blocks; for the cross decoders at most the encoder's depth
+_C.MODEL.DECODER.HEADS = 16  # attention heads; divides WIDTH
+_C.MODEL.DECODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
+_C.MODEL.DECODER.POSITION = "sincos"  # "sincos" (fixed) or "separable" (learned, space + time)
+
+# ------------------------------------------------------------------------------------------------------ mask, diffusion
+_C.MASK = Node()
+# "tube" (same spatial mask in every time slot), "random" (space-time agnostic), "frame" (whole time slots),
+# "block" (one space-time block), "center" (central square, every time slot).
+_C.MASK.STRATEGY = "tube"
+_C.MASK.RATIO = 0.9  # share of the tokens that is hidden, in (0, 1)
+
+_C.DIFFUSION = Node()
+_C.DIFFUSION.SCHEDULE = "linear"  # "linear", "cosine" or "quadratic"
+_C.DIFFUSION.STEPS = 1000  # T, number of noise levels
+_C.DIFFUSION.RHO = 1.0  # every beta is raised to this power; below 1 = more noise
+
+# -------------------------------------------------------------------------------------------------------- optimisation
+_C.SOLVER = Node()
+_C.SOLVER.BATCH_SIZE = 64  # clips per optimiser step, over all processes and accumulation steps
+_C.SOLVER.ACCUMULATION_STEPS = 1  # micro-batches per optimiser step; divides BATCH_SIZE
+_C.SOLVER.EPOCHS = 800.0  # effective epochs: clips seen / videos in the training set
+_C.SOLVER.MAX_STEPS = 0  # stop after so many optimiser steps whatever EPOCHS says (sets the schedule too); 0 = off
+_C.SOLVER.WARMUP_EPOCHS = 40.0  # linear warm-up from 0, in effective epochs; cut to a tenth of a run set by MAX_STEPS
+_C.SOLVER.BASE_LR = 1.5e-4  # peak lr = BASE_LR * BATCH_SIZE / BASE_BATCH_SIZE
+_C.SOLVER.BASE_BATCH_SIZE = 256  # batch (clips) at which BASE_LR is the peak lr
+_C.SOLVER.MIN_LR = 0.0  # lr at the end of the cosine
+_C.SOLVER.BETAS = [0.9, 0.95]  # AdamW
+_C.SOLVER.WEIGHT_DECAY = 0.05  # not applied to biases, norms, position embeddings and tokens
+_C.SOLVER.CLIP_GRAD_NORM = 0.0  # largest L2 norm of the gradient; 0 = no clipping
+
+_C.TRAIN = Node()
+_C.TRAIN.PRECISION = "bf16"  # "bf16" (autocast) or "fp32"
+_C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint of OUTPUT_DIR
+_C.TRAIN.LOG_PERIOD = 10  # optimiser steps between two log lines
+_C.TRAIN.CHECKPOINT_PERIOD = 500  # optimiser steps between two checkpoints that "latest" points to
+_C.TRAIN.KEEP_PERIOD = 0  # optimiser steps between two checkpoints that are kept for good; 0 = only the last two
+_C.TRAIN.VISUALIZE_PERIOD = 0  # optimiser steps between two sample reconstructions (PNG and TensorBoard); 0 = never
+_C.TRAIN.VISUALIZE_STEPS = 20  # sampling steps of those reconstructions
+_C.TRAIN.TENSORBOARD = True  # write TensorBoard events to OUTPUT_DIR/tensorboard
+
+
+def get_cfg() -> Node:
+    """A fresh, mutable copy of the defaults."""
+    return _C.clone()

@@ -1,0 +1,276 @@
+"""Values that cannot work, alone or together: found before any data is read or any model is built.
+
+``validate`` reports all problems at once; each names the keys, their values, and what to change. To add a rule, add it
+to one of the tables, or yield a sentence from the ``_check_*`` function of its section.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+from fvcore.common.config import CfgNode
+
+from diffmae_video.config.errors import ConfigError
+from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
+
+# key: its allowed values
+CHOICES: dict[str, tuple[str, ...]] = {
+    "TASK": ("pretrain",),
+    "DATA.DECODER": ("auto", "decord", "pyav"),
+    "MODEL.NAME": ("DiffMAE", "MAE"),
+    "MODEL.PREDICTION": ("x0", "eps", "v"),
+    "MODEL.TARGET": ("raw", "normalized"),
+    "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
+    "MODEL.ENCODER.POSITION": ("separable", "sincos"),
+    "MODEL.DECODER.POSITION": ("separable", "sincos"),
+    "MODEL.DECODER.TYPE": ("cross_self", "cross", "joint"),
+    "MASK.STRATEGY": ("tube", "random", "frame", "block", "center"),
+    "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic"),
+    "TRAIN.PRECISION": ("bf16", "fp32"),
+}
+
+# key: how many elements its list has
+LENGTHS = {
+    "DATA.CROP_SCALE": 2,
+    "DATA.CROP_ASPECT": 2,
+    "DATA.MEAN": 3,
+    "DATA.STD": 3,
+    "MODEL.PATCH_SIZE": 3,
+    "SOLVER.BETAS": 2,
+}
+
+# key: the range of its value, or of every element of its list; "(" and ")" leave the bound out, as in mathematics
+RANGES = {
+    "SEED": "[0, 9223372036854775807]",
+    "DATA.NUM_FRAMES": "[1, inf)",
+    "DATA.SAMPLING_RATE": "[1, inf)",
+    "DATA.CROP_SIZE": "[1, inf)",
+    "DATA.CROP_SCALE": "(0, 1]",
+    "DATA.CROP_ASPECT": "(0, inf)",
+    "DATA.REPEATED_SAMPLING": "[1, inf)",
+    "DATA.DECODE_SHORT_SIDE": "[0, inf)",
+    "DATA.MEAN": "[0, 1]",
+    "DATA.STD": "(0, inf)",
+    "DATA.MAX_UNREADABLE_FRACTION": "[0, 1]",
+    "DATA_LOADER.NUM_WORKERS": "[0, inf)",
+    "DATA_LOADER.PREFETCH_FACTOR": "[1, inf)",
+    "MODEL.PATCH_SIZE": "[1, inf)",
+    "MODEL.ENCODER.WIDTH": "[0, inf)",
+    "MODEL.ENCODER.DEPTH": "[0, inf)",
+    "MODEL.ENCODER.HEADS": "[0, inf)",
+    "MODEL.ENCODER.MLP_RATIO": "(0, inf)",
+    "MODEL.ENCODER.DROP_PATH": "[0, 1)",
+    "MODEL.DECODER.WIDTH": "[1, inf)",
+    "MODEL.DECODER.DEPTH": "[1, inf)",
+    "MODEL.DECODER.HEADS": "[1, inf)",
+    "MODEL.DECODER.MLP_RATIO": "(0, inf)",
+    "MASK.RATIO": "(0, 1)",
+    "DIFFUSION.STEPS": "[1, inf)",
+    "DIFFUSION.RHO": "(0, inf)",
+    "SOLVER.BATCH_SIZE": "[1, inf)",
+    "SOLVER.ACCUMULATION_STEPS": "[1, inf)",
+    "SOLVER.EPOCHS": "(0, inf)",
+    "SOLVER.MAX_STEPS": "[0, inf)",
+    "SOLVER.WARMUP_EPOCHS": "[0, inf)",
+    "SOLVER.BASE_LR": "(0, inf)",
+    "SOLVER.BASE_BATCH_SIZE": "[1, inf)",
+    "SOLVER.MIN_LR": "[0, inf)",
+    "SOLVER.BETAS": "[0, 1)",
+    "SOLVER.WEIGHT_DECAY": "[0, inf)",
+    "SOLVER.CLIP_GRAD_NORM": "[0, inf)",
+    "TRAIN.LOG_PERIOD": "[1, inf)",
+    "TRAIN.CHECKPOINT_PERIOD": "[1, inf)",
+    "TRAIN.KEEP_PERIOD": "[0, inf)",
+    "TRAIN.VISUALIZE_PERIOD": "[0, inf)",
+    "TRAIN.VISUALIZE_STEPS": "[1, inf)",
+}
+
+NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE")
+DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
+
+
+def validate(cfg: CfgNode) -> None:
+    """Checks every value by itself, then, where those are sound, values against each other.
+
+    Raises ConfigError, listing all problems.
+    """
+    problems = list(_check_values(cfg))
+    if not problems:
+        for check in (_check_data, _check_encoder, _check_decoder, _check_mask, _check_target, _check_solver):
+            problems += check(cfg)
+    if problems:
+        raise ConfigError.from_problems(problems)
+
+
+# ---------------------------------------------------------------------------------------------------- one value alone
+
+
+def value_of(cfg: CfgNode, key: str) -> Any:
+    """The value of a full dotted key."""
+    for part in key.split("."):
+        cfg = cfg[part]
+    return cfg
+
+
+def _check_values(cfg: CfgNode) -> Iterator[str]:
+    for key, names in CHOICES.items():
+        if value_of(cfg, key) not in names:
+            yield f"{key} is {value_of(cfg, key)!r}: choose one of {', '.join(names)}"
+    for key, length in LENGTHS.items():
+        if len(value_of(cfg, key)) != length:
+            yield f"{key} is {value_of(cfg, key)}: it needs {length} elements"
+    for key, interval in RANGES.items():
+        value = value_of(cfg, key)
+        if not all(_inside(element, interval) for element in (value if isinstance(value, (list, tuple)) else [value])):
+            yield f"{key} is {value}: it must be in {interval}"
+    for key in NOT_EMPTY:
+        if not value_of(cfg, key).strip():
+            yield f"{key} is empty: give a path"
+    if not DEVICE.fullmatch(cfg.DEVICE):
+        yield f'DEVICE is {cfg.DEVICE!r}: it must be "auto", "cpu", "cuda" or "cuda:<number>"'
+
+
+def _inside(value: float, interval: str) -> bool:
+    low, high = (float(bound) for bound in interval[1:-1].split(","))
+    above = value > low if interval[0] == "(" else value >= low
+    below = value < high if interval[-1] == ")" else value <= high
+    return above and below
+
+
+# ---------------------------------------------------------------------------------------------------- values together
+
+
+def _grid(cfg: CfgNode) -> tuple[int, int, int] | None:
+    """Tokens along time, rows, columns; None where the patch does not divide the clip."""
+    sizes = (cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
+    if any(size % patch for size, patch in zip(sizes, cfg.MODEL.PATCH_SIZE, strict=True)):
+        return None
+    t, h, w = (size // patch for size, patch in zip(sizes, cfg.MODEL.PATCH_SIZE, strict=True))
+    return t, h, w
+
+
+def _check_data(cfg: CfgNode) -> Iterator[str]:
+    for key in ("CROP_SCALE", "CROP_ASPECT"):
+        low, high = cfg.DATA[key]
+        if low > high:
+            yield f"DATA.{key} is [{low}, {high}]: the lower end comes first"
+    names = ("DATA.NUM_FRAMES", "DATA.CROP_SIZE", "DATA.CROP_SIZE")
+    for axis, (name, patch) in enumerate(zip(names, cfg.MODEL.PATCH_SIZE, strict=True)):
+        size = value_of(cfg, name)
+        if size % patch:
+            below, above = size // patch * patch, (size // patch + 1) * patch
+            nearest = f"{below} or {above}" if below else f"{above}"
+            yield (
+                f"MODEL.PATCH_SIZE[{axis}] = {patch} does not divide {name} = {size}: set {name} to {nearest}, or "
+                f"choose a patch that divides {size}"
+            )
+
+
+def _check_encoder(cfg: CfgNode) -> Iterator[str]:
+    encoder = cfg.MODEL.ENCODER
+    width, _, heads = resolve_encoder(cfg)
+    if width % heads:
+        origin = [f"{key} from SIZE {encoder.SIZE!r}" for key in ("WIDTH", "HEADS") if not encoder[key]]
+        yield (
+            f"MODEL.ENCODER.HEADS = {heads} does not divide MODEL.ENCODER.WIDTH = {width}"
+            + (f" ({', '.join(origin)})" if origin else "")
+            + ": set one of them so that it does"
+        )
+    if encoder.POSITION == "sincos" and width % 4:
+        yield f'MODEL.ENCODER.WIDTH = {width} must be a multiple of 4 for MODEL.ENCODER.POSITION "sincos"'
+    if int(width * encoder.MLP_RATIO) < 1:
+        yield f"MODEL.ENCODER.MLP_RATIO = {encoder.MLP_RATIO} leaves the MLP no hidden unit at width {width}"
+
+
+def _check_decoder(cfg: CfgNode) -> Iterator[str]:
+    decoder = cfg.MODEL.DECODER
+    _, encoder_depth, _ = resolve_encoder(cfg)
+    if decoder.WIDTH % decoder.HEADS:
+        yield (
+            f"MODEL.DECODER.HEADS = {decoder.HEADS} does not divide MODEL.DECODER.WIDTH = {decoder.WIDTH}: "
+            "set one of them so that it does"
+        )
+    if decoder.TYPE != "joint" and decoder.DEPTH > encoder_depth:
+        yield (
+            f"MODEL.DECODER.DEPTH = {decoder.DEPTH} is more than the encoder's {encoder_depth} blocks: decoder block i "
+            f"of type {decoder.TYPE!r} reads the encoder's i-th block from the end; set it to at most {encoder_depth}, "
+            'or MODEL.DECODER.TYPE to "joint"'
+        )
+    if decoder.POSITION == "sincos" and decoder.WIDTH % 4:
+        yield f'MODEL.DECODER.WIDTH = {decoder.WIDTH} must be a multiple of 4 for MODEL.DECODER.POSITION "sincos"'
+    elif cfg.MODEL.NAME == "DiffMAE" and decoder.WIDTH % 2:
+        yield f"MODEL.DECODER.WIDTH = {decoder.WIDTH} must be even: half of it embeds the timestep as sines"
+    if int(decoder.WIDTH * decoder.MLP_RATIO) < 1:
+        yield f"MODEL.DECODER.MLP_RATIO = {decoder.MLP_RATIO} leaves the MLP no hidden unit at width {decoder.WIDTH}"
+
+
+def _check_mask(cfg: CfgNode) -> Iterator[str]:
+    grid = _grid(cfg)
+    if grid is None:  # reported by _check_data
+        return
+    t, h, w = grid
+    strategy, ratio = cfg.MASK.STRATEGY, cfg.MASK.RATIO
+    places, unit = {
+        "tube": (h * w, "spatial places"),
+        "center": (h * w, "spatial places"),
+        "frame": (t, "time slots"),
+    }.get(strategy, (t * h * w, "tokens"))
+    keys = "DATA.NUM_FRAMES, DATA.CROP_SIZE and MODEL.PATCH_SIZE"
+    if places < 2:
+        yield (
+            f"MASK.STRATEGY {strategy!r} needs at least 2 {unit}, one to hide and one to see, but {keys} give a token "
+            f"grid of {t} x {h} x {w}: make the clip larger or the patch smaller, or choose another strategy"
+        )
+    elif strategy in ("tube", "random", "frame") and not 1 <= round(places * ratio) <= places - 1:
+        yield (
+            f"MASK.RATIO = {ratio} hides {round(places * ratio)} of {places} {unit} of the token grid {t} x {h} x {w} "
+            f"(MASK.STRATEGY {strategy!r}): choose a ratio between {1 / places:.3g} and {1 - 1 / places:.3g}"
+        )
+
+
+def _check_target(cfg: CfgNode) -> Iterator[str]:
+    model = cfg.MODEL
+    samples = cfg.TRAIN.VISUALIZE_PERIOD > 0
+    if model.NAME == "MAE" and model.PREDICTION != "x0":
+        yield f'MODEL.PREDICTION is {model.PREDICTION!r}, but MAE sees no noise to predict: set it to "x0"'
+    if model.TARGET == "normalized" and samples:
+        yield (
+            f'MODEL.TARGET "normalized" cannot be turned back into pixels without the hidden patches\' own mean and '
+            f"variance, so there are no reconstructions to write: set TRAIN.VISUALIZE_PERIOD to 0 (it is "
+            f'{cfg.TRAIN.VISUALIZE_PERIOD}), or MODEL.TARGET to "raw"'
+        )
+    to_unit_range = all(value == 0.5 for value in (*cfg.DATA.MEAN, *cfg.DATA.STD))
+    if model.NAME == "DiffMAE" and model.TARGET == "raw" and not to_unit_range:
+        yield (
+            f"DATA.MEAN = {cfg.DATA.MEAN} and DATA.STD = {cfg.DATA.STD} do not map pixels onto [-1, 1], the range in "
+            "which DiffMAE adds noise to raw pixels and samples them: set all of them to 0.5, or MODEL.TARGET to "
+            '"normalized" (recognition only)'
+        )
+    if model.NAME == "DiffMAE" and samples and cfg.TRAIN.VISUALIZE_STEPS > cfg.DIFFUSION.STEPS:
+        yield (
+            f"TRAIN.VISUALIZE_STEPS = {cfg.TRAIN.VISUALIZE_STEPS} is more than the DIFFUSION.STEPS = "
+            f"{cfg.DIFFUSION.STEPS} noise levels that exist: set it to at most {cfg.DIFFUSION.STEPS}"
+        )
+
+
+def _check_solver(cfg: CfgNode) -> Iterator[str]:
+    solver, repeats = cfg.SOLVER, cfg.DATA.REPEATED_SAMPLING
+    unit = repeats * solver.ACCUMULATION_STEPS
+    if solver.BATCH_SIZE % unit:
+        yield (
+            f"SOLVER.BATCH_SIZE = {solver.BATCH_SIZE} clips is not a multiple of DATA.REPEATED_SAMPLING = {repeats} x "
+            f"SOLVER.ACCUMULATION_STEPS = {solver.ACCUMULATION_STEPS}: set it to a multiple of {unit}, or lower those"
+        )
+    if solver.MAX_STEPS == 0 and solver.WARMUP_EPOCHS > solver.EPOCHS:
+        yield (
+            f"SOLVER.WARMUP_EPOCHS = {solver.WARMUP_EPOCHS:g} is longer than SOLVER.EPOCHS = {solver.EPOCHS:g}, "
+            "so the peak learning rate would never be reached: lower the first or raise the second"
+        )
+    peak = solver.BASE_LR * solver.BATCH_SIZE / solver.BASE_BATCH_SIZE
+    if solver.MIN_LR > peak:
+        yield (
+            f"SOLVER.MIN_LR = {solver.MIN_LR:g} is above the peak learning rate {peak:g} = SOLVER.BASE_LR * BATCH_SIZE "
+            "/ BASE_BATCH_SIZE: lower it"
+        )

@@ -1,0 +1,51 @@
+"""Installs the package ``diffmae_video`` and nothing else of this repository.
+
+The package list is explicit: ``datasets/``, ``tools/`` and ``slurm/`` are folders of scripts, not packages. An
+installed folder named ``datasets`` would hide the PyPI package of that name from every library that probes for it.
+"""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+README = ROOT / "README.md"
+VERSION = re.search(r'^__version__ = "(.+)"$', (ROOT / "diffmae_video/__init__.py").read_text(), re.MULTILINE)[1]
+
+# decord publishes wheels for 64-bit x86 only; elsewhere DATA.DECODER "auto" reads everything with PyAV.
+HAS_DECORD_WHEEL = "platform_machine == 'x86_64' or platform_machine == 'AMD64'"
+
+setup(
+    name="diffmae_video",
+    version=VERSION,
+    description="DiffMAE and MAE pre-training on video, and video inpainting with the same weights",
+    long_description=README.read_text(encoding="utf-8") if README.exists() else "",
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.11",
+    packages=find_packages(include=["diffmae_video", "diffmae_video.*"]),
+    install_requires=[
+        "torch>=2.11",
+        "numpy",
+        "pillow",
+        "av",
+        f"decord; {HAS_DECORD_WHEEL}",
+        "pytorchvideo",
+        "fvcore",
+        "iopath",
+        "yacs",
+        "pyyaml",
+        "rich",
+        "safetensors",
+        "simplejson",
+        "submitit",
+        "tensorboard",
+    ],
+    extras_require={
+        # sample photographs for the rendered demo set
+        "demo": ["scikit-image", "scikit-learn"],
+        # test runner, lint, and the independent implementations that tests compare with
+        "dev": ["pytest", "pytest-xdist", "ruff", "transformers", "diffusers"],
+    },
+)

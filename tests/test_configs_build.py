@@ -1,0 +1,96 @@
+"""Every shipped config loads, passes validation, builds its model, and says in its header what it is."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from diffmae_video.build import build_model
+from diffmae_video.config import get_cfg, load_config
+
+ROOT = Path(__file__).resolve().parents[1]
+ALL = sorted((ROOT / "configs").rglob("*.yaml"))
+RECIPES = [path for path in ALL if not path.name.startswith("_")]
+MILLION = 1e6
+
+
+def name_of(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def header(path: Path) -> str:
+    """The comment lines at the top of a file, without their marks, on one line."""
+    lines = path.read_text().splitlines()
+    end = next(i for i, line in enumerate(lines + [""]) if not line.startswith("#"))
+    return " ".join(line.lstrip("# ").strip() for line in lines[:end])
+
+
+def meta_model(cfg) -> torch.nn.Module:
+    """The model with shapes but no memory: ViT-H takes no longer than ViT-S."""
+    with torch.device("meta"):
+        return build_model(cfg)
+
+
+def test_there_are_configs():
+    names = {name_of(path) for path in RECIPES}
+    assert {f"configs/{name}" for name in ("K400/ViT_L.yaml", "SSv2/ViT_B.yaml", "IN1K/ViT_H.yaml")} <= names
+
+
+@pytest.mark.parametrize("path", ALL, ids=name_of)
+def test_config_builds_its_model(path):
+    cfg = load_config([path])
+    model = meta_model(cfg)
+    channels, frames, height, width = model.clip_shape
+    assert (frames, height, width) == (cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
+    assert channels == 3 and tuple(model.patch_size) == tuple(cfg.MODEL.PATCH_SIZE)
+    assert type(model).__name__ == cfg.MODEL.NAME
+    assert all(parameter.is_meta for parameter in model.parameters())
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_header_says_how_to_run_it_and_whether_it_was(path):
+    text = header(path)
+    assert f"python tools/run_net.py --cfg {name_of(path)}" in text, "the command that runs this very file"
+    assert "Hardware:" in text and "Expect:" in text
+    assert "Run here:" in text, "whether this file was ever run, and what came out"
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=name_of)
+def test_page_of_the_data_exists(path):
+    page = load_config([path]).DATA.PAGE
+    assert (ROOT / page).is_file(), f"{page} prepares this dataset, but is not there"
+
+
+def test_default_page_exists():
+    assert (ROOT / get_cfg().DATA.PAGE).is_file()
+
+
+def test_every_recipe_has_a_folder_of_its_own():
+    folders = [load_config([path]).OUTPUT_DIR for path in RECIPES]
+    assert len(set(folders)) == len(folders), "two recipes would write, and resume, in one folder"
+
+
+def test_kinetics_recipe_is_the_published_setting():
+    """16 x 4 frames, 224, patch 2 x 16 x 16, tube 90 %, ViT-L, cross-self decoder 8 x 512: what the README promises."""
+    cfg = load_config([ROOT / "configs/K400/ViT_L.yaml"])
+    data, model, solver = cfg.DATA, cfg.MODEL, cfg.SOLVER
+    assert (data.NUM_FRAMES, data.SAMPLING_RATE, data.CROP_SIZE, data.REPEATED_SAMPLING) == (16, 4, 224, 4)
+    assert (model.NAME, model.PREDICTION, model.TARGET, model.PATCH_SIZE) == ("DiffMAE", "x0", "raw", [2, 16, 16])
+    assert (cfg.MASK.STRATEGY, cfg.MASK.RATIO) == ("tube", 0.9)
+    assert (model.ENCODER.SIZE, model.DECODER.TYPE, model.DECODER.DEPTH, model.DECODER.WIDTH) == (
+        "large", "cross_self", 8, 512,
+    )  # fmt: skip
+    assert cfg.DIFFUSION.SCHEDULE == "linear" and cfg.DIFFUSION.STEPS == 1000 and cfg.DIFFUSION.RHO < 1
+    assert (solver.BETAS, solver.WEIGHT_DECAY, cfg.TRAIN.PRECISION) == ([0.9, 0.95], 0.05, "bf16")
+    assert 0 < solver.WARMUP_EPOCHS < solver.EPOCHS
+    mirrored = load_config([ROOT / "configs/SSv2/ViT_B.yaml"])
+    assert not mirrored.DATA.HORIZONTAL_FLIP and mirrored.DATA.SAMPLING_RATE == 2
+
+
+def test_kinetics_recipe_shrinks_with_a_few_overrides():
+    """The same file on a laptop: a tiny width, few steps, a small batch."""
+    overrides = "MODEL.ENCODER.WIDTH 64 MODEL.ENCODER.DEPTH 8 SOLVER.BATCH_SIZE 8 SOLVER.MAX_STEPS 3".split()
+    cfg = load_config([ROOT / "configs/K400/ViT_L.yaml"], overrides)
+    assert sum(parameter.numel() for parameter in meta_model(cfg).encoder.parameters()) < 2 * MILLION
