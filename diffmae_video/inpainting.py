@@ -139,12 +139,14 @@ def inpaint_video(
     """Fills the hidden pixels of a video, or of an image (one frame), of any length and size.
 
     1. Size. ``fit="resize"``: the frames are scaled so that their shorter side is the model's; ``"native"``: they
-       keep their size, and are enlarged only if they are smaller than the model's clip.
+       keep their size, and are enlarged only if they are smaller than the model's clip. Both sides become whole
+       patches. A scaled pixel is made of visible ones only, and hidden if these are less than half of it.
     2. Windows of the model's clip size then cover the video: along time, rows and columns, evenly spaced, overlapping
-       by at least half where more than one is needed. A video shorter than a clip repeats its last frame.
-    3. Every window that hides something is inpainted; all cut their starting noise out of one noise volume, so that
-       overlapping windows begin alike. Where windows overlap, results are averaged with weights that fall linearly
-       from a window's middle to its edges.
+       by about half where more than one is needed, starting on whole patches. A video that is shorter than a clip or
+       no whole number of patches repeats its last frame.
+    3. Every window that hides something and shows at least a patch is inpainted; all cut their starting noise out of
+       one noise volume, so that overlapping windows begin alike. Where windows overlap, results are averaged with
+       weights that fall linearly from a window's middle to its edges.
     4. The result is scaled back and put under the mask of the original frames; the other pixels are untouched.
 
     Args:
@@ -166,13 +168,14 @@ def inpaint_video(
         return frames.copy()
     device = next(model.parameters()).device
     _, clip_frames, clip_height, clip_width = model.clip_shape
-    video, hidden = _scaled(frames, mask, (clip_frames, clip_height, clip_width), fit)
+    video, hidden = _scaled(frames, mask, (clip_frames, clip_height, clip_width), model.patch_size, fit)
     generator = torch.Generator().manual_seed(seed)
     noise = torch.randn(video.shape, generator=generator)  # (C, T', H', W')
     total, weight = torch.zeros(video.shape), torch.zeros(video.shape[1:])
     window_weight = _window_weight((clip_frames, clip_height, clip_width))
 
-    windows = [w for w in _windows(hidden.shape, (clip_frames, clip_height, clip_width)) if hidden[w].any()]
+    clip_size = (clip_frames, clip_height, clip_width)
+    windows = _useful_windows(hidden, clip_size, model.patch_size)
     for done, window in enumerate(windows, start=1):
         result = inpaint(
             model,
@@ -187,7 +190,8 @@ def inpaint_video(
         weight[window] += window_weight
         if progress is not None:
             progress(done, len(windows))
-    filled = total / weight.clamp(min=1e-8)
+    # Where no window was needed the scaled visible pixels stand: a hidden line thinner than a scaled pixel needs them.
+    filled = torch.where(weight > 0, total / weight.clamp(min=1e-8), (video + 1) / 2)
     return _composite(frames, mask, filled)
 
 
@@ -200,45 +204,78 @@ def _check_video(frames: np.ndarray, mask: np.ndarray, fit: str) -> None:
         raise ValueError(f"unknown fit {fit!r}: choose one of {', '.join(FITS)}")
 
 
-def _scaled(
-    frames: np.ndarray, mask: np.ndarray, clip_size: tuple[int, int, int], fit: str
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Video (C, T', H', W') in [-1, 1] and mask (T', H', W'), at least a clip large; hidden pixels set to 0."""
-    clip_frames, clip_height, clip_width = clip_size
-    count, height, width = mask.shape
-    scale = max(clip_height / height, clip_width / width)
+def working_size(
+    height: int, width: int, clip_size: tuple[int, int], patch_size: tuple[int, int], fit: str = "resize"
+) -> tuple[int, int]:
+    """Size (pixels) at which a video is worked on: whole patches, and at least a clip of the model."""
+    scale = max(clip_size[0] / height, clip_size[1] / width)
     scale = scale if fit == "resize" else max(scale, 1.0)
-    size = max(round(height * scale), clip_height), max(round(width * scale), clip_width)
-    hidden = torch.from_numpy(mask)
+    return tuple(
+        max(round(side * scale / patch) * patch, least)
+        for side, patch, least in zip((height, width), patch_size, clip_size, strict=True)
+    )
+
+
+def _scaled(
+    frames: np.ndarray, mask: np.ndarray, clip_size: tuple[int, int, int], patch_size: tuple[int, int, int], fit: str
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Video (C, T', H', W') in [-1, 1] and mask (T', H', W'): whole patches, at least a clip; hidden pixels 0."""
+    size = working_size(*mask.shape[1:], clip_size[1:], patch_size[1:], fit)
+    visible = torch.from_numpy(~mask).unsqueeze(1).float()  # (T, 1, H, W)
     video = torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 127.5 - 1  # (T, C, H, W)
-    if size != (height, width):
-        # Resizing mixes neighbours: what is hidden is blanked first, and every pixel that a blank may have reached is
-        # hidden too (the filter's support is at most two source or two target pixels, whichever is wider).
-        video = video * ~hidden.unsqueeze(1)
-        video = F.interpolate(video, size=size, mode="bilinear", antialias=True).clamp(-1, 1)
-        reach = F.interpolate(hidden.unsqueeze(1).float(), size=size, mode="bilinear", antialias=True)
-        hidden = (reach > 0).squeeze(1)
-    missing = clip_frames - count
+    if size != mask.shape[1:]:
+        # Resizing mixes neighbours, and no hidden pixel may take part. So a scaled pixel is the average of the visible
+        # pixels that its filter reaches, and is hidden itself if they have less than half of the filter's weight:
+        # edges between whole patches stay where they are instead of growing into the next patch.
+        weighted = F.interpolate(video * visible, size=size, mode="bilinear", antialias=True)
+        visible = F.interpolate(visible, size=size, mode="bilinear", antialias=True)
+        video = (weighted / visible.clamp(min=0.25)).clamp(-1, 1)
+    hidden = visible.squeeze(1) < 0.499
+    video = video * ~hidden.unsqueeze(1)
+    missing = max(clip_size[0], -(-len(video) // patch_size[0]) * patch_size[0]) - len(video)
     if missing > 0:
         video = torch.cat([video, video[-1:].expand(missing, -1, -1, -1)])
         hidden = torch.cat([hidden, hidden[-1:].expand(missing, -1, -1)])
     return video.permute(1, 0, 2, 3), hidden
 
 
-def _starts(length: int, window: int) -> list[int]:
-    """First positions of evenly spaced windows that cover ``length`` and overlap by at least half."""
+def _starts(length: int, window: int, patch: int) -> list[int]:
+    """First positions of windows that cover ``length``, about evenly spaced, overlapping by about half or more.
+
+    They are multiples of ``patch``, so that a mask of whole patches is one in every window.
+    """
     count = 1 if length <= window else -(-(length - window) // max(window // 2, 1)) + 1
-    return [round(i * (length - window) / max(count - 1, 1)) for i in range(count)]
+    return [round(i * (length - window) / max(count - 1, 1) / patch) * patch for i in range(count)]
 
 
-def _windows(shape: tuple[int, int, int], size: tuple[int, int, int]) -> list[tuple[slice, slice, slice]]:
-    starts = [_starts(length, window) for length, window in zip(shape, size, strict=True)]
+def _windows(
+    shape: tuple[int, int, int], size: tuple[int, int, int], patch_size: tuple[int, int, int]
+) -> list[tuple[slice, slice, slice]]:
+    starts = [_starts(*lengths) for lengths in zip(shape, size, patch_size, strict=True)]
     return [
         (slice(t, t + size[0]), slice(y, y + size[1]), slice(x, x + size[2]))
         for t in starts[0]
         for y in starts[1]
         for x in starts[2]
     ]
+
+
+def _useful_windows(
+    hidden: torch.Tensor, clip_size: tuple[int, int, int], patch_size: tuple[int, int, int]
+) -> list[tuple[slice, slice, slice]]:
+    """The windows that hide something and show at least a patch to fill it from; together they cover the hidden."""
+    useful, covered = [], ~hidden
+    for window in _windows(tuple(hidden.shape), clip_size, patch_size):
+        tokens = pixel_mask_to_tokens(hidden[window].unsqueeze(0), patch_size)
+        if tokens.any() and not tokens.all():
+            useful.append(window)
+            covered[window] = True
+    if not covered.all():
+        raise ValueError(
+            "no patch is fully visible in at least one clip or window: there is nothing to fill the rest from; hide "
+            'less, or let a window see more of the frame (fit="resize")'
+        )
+    return useful
 
 
 def _window_weight(size: tuple[int, int, int]) -> torch.Tensor:
