@@ -1,0 +1,171 @@
+"""Find out which frames a video shows from its packets, (almost) without decoding."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from .common import UnreadableVideo
+from .container import open_video
+from .index import Orientation, VideoIndex
+
+if TYPE_CHECKING:
+    import av
+
+MPEG4_PICTURE = b"\x00\x00\x01\xb6"  # start code of a video object plane
+# Formats, by FFmpeg's names, in which frames were found at their timestamps after a seek, whatever the codec.
+SEEKABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
+
+
+@dataclass
+class _Packets:
+    """One row per packet that reaches the decoder, in decoding order."""
+
+    timestamps: list[int | None]
+    keyframe: list[bool]
+    hidden: list[bool]  # outside the edit list, or without a picture
+    irregular: str  # why packets and pictures do not match one to one; "" where they do
+
+
+def scan(path: str) -> VideoIndex:
+    """The index of one file; raises what ``open_video`` raises, or UnreadableVideo where no frame decodes."""
+    with open_video(path) as (container, stream):
+        return _index(container, stream, path)
+
+
+def _index(container: av.container.InputContainer, stream: av.VideoStream, path: str) -> VideoIndex:
+    packets, first_frame = _read_packets(container, stream)
+    if first_frame is None:
+        raise UnreadableVideo(path, "no frame of it decodes")
+    orientation = _orientation(first_frame)
+    width, height = first_frame.width, first_frame.height
+    if orientation.transpose:
+        width, height = height, width
+
+    problem = _timestamp_problem(container, stream, packets)
+    timestamps, keyframes = (None, np.zeros(1, np.int64)) if problem else _presentation(packets)
+    if problem and problem != packets.irregular:
+        frames = _count_by_decoding(path)
+    else:
+        frames = packets.hidden.count(False)
+    fps = float(stream.average_rate or stream.guessed_rate or 0)
+    duration = _duration(timestamps, float(stream.time_base or 0), frames, fps)
+    return VideoIndex(
+        frames=frames,
+        fps=fps if fps > 0 else (frames / duration if duration > 0 else 1.0),
+        width=width,
+        height=height,
+        duration=duration,
+        orientation=orientation,
+        timestamps=timestamps,
+        keyframes=keyframes,
+        decord_problem=problem or _decord_problem(container, stream, packets, timestamps, orientation),
+    )
+
+
+def _read_packets(
+    container: av.container.InputContainer, stream: av.VideoStream
+) -> tuple[_Packets, av.VideoFrame | None]:
+    """All packets of the stream, and the first frame: only a decoded one carries the display matrix."""
+    codec = stream.codec_context.name
+    packets = _Packets([], [], [], "")
+    first_frame = None
+    for packet in container.demux(stream):
+        if first_frame is None:
+            first_frame = next(iter(packet.decode()), None)
+        if packet.size == 0:  # the last, empty one flushes the decoder
+            continue
+        hidden = packet.is_discard
+        if codec == "mpeg4":
+            pictures = bytes(packet).count(MPEG4_PICTURE)
+            if pictures > 1:
+                packets.irregular = "its packets hold two pictures (packed B-frames)"
+            # With packed B-frames a stub follows every double packet; so a packet is a picture, except an empty one.
+            hidden = hidden or pictures == 0
+        elif codec in ("vp8", "libvpx"):
+            hidden = hidden or not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
+        packets.timestamps.append(packet.pts)
+        packets.keyframe.append(packet.is_keyframe)
+        packets.hidden.append(hidden)
+    return packets, first_frame
+
+
+def _timestamp_problem(container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets) -> str:
+    """Why timestamps do not identify the frames of this file; "" where they do."""
+    codec, container_format = stream.codec_context, container.format.name
+    if packets.irregular:
+        return packets.irregular
+    # An avi holds no presentation times: they are right only where frames are stored in the order they are shown.
+    if container_format == "avi" and (codec.has_b_frames or codec.name in ("h264", "hevc")):
+        return "an avi does not say in which order its frames are shown"
+    if container_format not in SEEKABLE_CONTAINERS:
+        return f"its container ({container_format}) has no exact seeking"
+    shown = [t for t, hidden in zip(packets.timestamps, packets.hidden, strict=True) if not hidden]
+    if None in packets.timestamps:
+        return "some packets have no timestamp"
+    if len(set(shown)) != len(shown):
+        return "some packets share a timestamp"
+    if not packets.keyframe[0]:
+        return "it does not start with a keyframe"
+    if min(packets.timestamps) < packets.timestamps[0]:
+        return "it starts with frames that refer to missing ones"
+    return ""
+
+
+def _presentation(packets: _Packets) -> tuple[np.ndarray, np.ndarray]:
+    """(timestamps of the shown frames, numbers of the frames at which decoding may start), both ascending."""
+    rows = list(zip(packets.timestamps, packets.keyframe, packets.hidden, strict=True))
+    timestamps = np.array(sorted(t for t, _, hidden in rows if not hidden), np.int64)
+    keyframes = np.searchsorted(timestamps, [t for t, key, hidden in rows if key and not hidden])
+    return timestamps, np.unique(np.append(keyframes, 0))
+
+
+def _decord_problem(
+    container: av.container.InputContainer,
+    stream: av.VideoStream,
+    packets: _Packets,
+    timestamps: np.ndarray,
+    orientation: Orientation,
+) -> str:
+    """Why decord returns other frames although timestamps are in order; "" where it returns the right ones."""
+    codec = stream.codec_context
+    if len(container.streams.video) > 1:
+        return "it holds several video streams"
+    if any(packets.hidden):
+        return "some of its packets are not shown"
+    if orientation.mirrors:
+        return "its display matrix mirrors the picture"
+    if codec.name == "h264" and "444" in (codec.pix_fmt or ""):
+        return "4:4:4 H.264 is not sure to decode after a seek"  # the reason stands at _prime in pyav_backend.py
+    # decord takes the place of a keyframe among the packets for its place among the frames.
+    in_packets = np.flatnonzero(packets.keyframe)
+    in_frames = np.searchsorted(timestamps, [packets.timestamps[place] for place in in_packets])
+    if not np.array_equal(in_packets, in_frames):
+        return "its groups of pictures are open"
+    return ""
+
+
+def _count_by_decoding(path: str) -> int:
+    with open_video(path) as (container, stream):
+        return sum(1 for _ in container.decode(stream))
+
+
+def _duration(timestamps: np.ndarray | None, time_base: float, frames: int, fps: float) -> float:
+    """Seconds from the first frame to the end of the last one, which is taken to last as long as the average."""
+    if timestamps is not None and frames > 1:
+        span = float(timestamps[-1] - timestamps[0]) * time_base
+        return span * frames / (frames - 1)
+    return frames / fps if fps > 0 else 0.0
+
+
+def _orientation(frame: av.VideoFrame) -> Orientation:
+    """From the display matrix [[a, b], [c, d]], which maps (x, y) to (a x + c y, b x + d y), in quarter turns."""
+    for data in frame.side_data:
+        if data.type.name == "DISPLAYMATRIX":
+            a, b, _, c, d = np.frombuffer(bytes(data), dtype=np.int32)[:5].tolist()
+            if abs(a) >= abs(b):
+                return Orientation(False, reverse_rows=d < 0, reverse_columns=a < 0)
+            return Orientation(True, reverse_rows=b < 0, reverse_columns=c < 0)
+    return Orientation()

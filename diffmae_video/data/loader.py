@@ -1,0 +1,152 @@
+"""From a dataset to batches: the order of the videos, and the processes that read them."""
+
+from __future__ import annotations
+
+import signal
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+import torch
+from torch.utils.data import DataLoader, Sampler
+
+from .dataset import ClipDataset, ClipSample
+from .seeding import generator_from
+
+
+class DrawSampler(Sampler):
+    """Endless batches of (draw, index): which videos a run reads, in which order, on which process.
+
+    Draws are numbered through a whole run. Draw d takes the (d modulo size)-th video of a permutation that depends
+    on the seed and the epoch d // size alone: not on the number of workers, processes or videos per step. Step s
+    uses the draws [s * videos_per_step, (s + 1) * videos_per_step); each of ``world_size`` processes takes a
+    contiguous share of them, in ``micro_batches`` consecutive batches. A run that stopped before step s goes on,
+    also in the middle of an epoch, with ``start_draw = s * videos_per_step``.
+
+    Args:
+        size: number of videos; may be smaller than a batch.
+        videos_per_step: over all processes and micro-batches.
+        seed: >= 0.
+        start_draw: the first draw.
+        rank, world_size: this process, and how many there are.
+        micro_batches: batches per step on this process.
+
+    Raises:
+        ValueError: ``videos_per_step`` is not a multiple of ``world_size * micro_batches``, or a number is out of
+            its range.
+    """
+
+    def __init__(
+        self,
+        size: int,
+        videos_per_step: int,
+        seed: int = 0,
+        start_draw: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batches: int = 1,
+    ) -> None:
+        if min(size, videos_per_step, world_size, micro_batches) < 1 or start_draw < 0 or not 0 <= rank < world_size:
+            raise ValueError(
+                f"size {size}, videos_per_step {videos_per_step}, world_size {world_size} and micro_batches "
+                f"{micro_batches} must be at least 1, start_draw {start_draw} at least 0, rank {rank} below world_size"
+            )
+        if videos_per_step % (world_size * micro_batches):
+            raise ValueError(
+                f"{videos_per_step} videos per step cannot be shared by {world_size} processes with {micro_batches} "
+                f"micro-batches each: choose a multiple of {world_size * micro_batches}"
+            )
+        self.size = size
+        self.videos_per_step = videos_per_step
+        self.seed = seed
+        self.start_draw = start_draw
+        self.rank = rank
+        self.world_size = world_size
+        self.micro_batches = micro_batches
+        self._epoch = -1
+        self._order = torch.empty(0, dtype=torch.int64)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        share = self.videos_per_step // self.world_size
+        batch = share // self.micro_batches
+        first = self.start_draw + self.rank * share
+        while True:
+            for start in range(first, first + share, batch):
+                yield [(draw, self._index(draw)) for draw in range(start, start + batch)]
+            first += self.videos_per_step
+
+    def _index(self, draw: int) -> int:
+        epoch, place = divmod(draw, self.size)
+        if epoch != self._epoch:
+            self._order = torch.randperm(self.size, generator=generator_from(self.seed, epoch))
+            self._epoch = epoch
+        return int(self._order[place])
+
+
+class ClipBatch(NamedTuple):
+    """A batch of B clips; the clips of one video stand together."""
+
+    clips: torch.Tensor  # uint8 (B, C, T, H, W)
+    labels: torch.Tensor  # int64 (B,); -1 = none
+    clip_ids: torch.Tensor  # int64 (B,): draw * R + r; no two clips of a run have the same
+    paths: list[str]  # B, the video of every clip
+    failures: list[tuple[str, str]]  # (path, message) of every unreadable video met
+
+    def to(self, device: torch.device | str) -> ClipBatch:
+        """The batch with its tensors on ``device``; the copy does not wait where the memory is page-locked."""
+        return self._replace(
+            clips=self.clips.to(device, non_blocking=True),
+            labels=self.labels.to(device, non_blocking=True),
+            clip_ids=self.clip_ids.to(device, non_blocking=True),
+        )
+
+
+def collate(samples: Sequence[ClipSample]) -> ClipBatch:
+    """Join samples of equal size into a batch."""
+    repeats = samples[0].clips.shape[0]
+    draws = torch.tensor([sample.draw for sample in samples])
+    return ClipBatch(
+        clips=torch.cat([sample.clips for sample in samples]),
+        labels=torch.tensor([sample.label for sample in samples]).repeat_interleave(repeats),
+        clip_ids=(draws[:, None] * repeats + torch.arange(repeats)).flatten(),
+        paths=[sample.path for sample in samples for _ in range(repeats)],
+        failures=[failure for sample in samples for failure in sample.failures],
+    )
+
+
+def make_loader(
+    dataset: ClipDataset,
+    sampler: Sampler | Sequence[list[tuple[int, int]]],
+    num_workers: int,
+    prefetch_factor: int = 2,
+    pin_memory: bool = False,
+) -> DataLoader:
+    """A DataLoader that yields ``ClipBatch``, in the order of ``sampler`` whatever the number of workers.
+
+    Args:
+        dataset: the clips.
+        sampler: gives batches of (draw, index): a ``DrawSampler``, or a finite list of lists.
+        num_workers: decoding processes; 0 = decode in this one.
+        prefetch_factor: batches that every worker prepares ahead.
+        pin_memory: page-locked batches, for copies to a GPU that do not wait; ignored where there is none.
+    """
+    return DataLoader(
+        dataset,
+        batch_sampler=sampler,
+        collate_fn=collate,
+        num_workers=num_workers,
+        prefetch_factor=prefetch_factor if num_workers > 0 else None,
+        persistent_workers=num_workers > 0,
+        pin_memory=pin_memory and torch.cuda.is_available(),
+        worker_init_fn=_start_worker,
+        # fork: workers start at once, share the manifest's memory, and a script needs no `if __name__ == "__main__"`.
+        # It is safe here because a worker inherits nothing in use: files are opened and closed within a call, and it
+        # runs one thread and never touches the GPU. Elsewhere fork does not exist or is unsafe by the system itself.
+        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+    )
+
+
+def _start_worker(worker: int) -> None:
+    torch.set_num_threads(1)  # there is a worker for every core already
+    # Ctrl-C reaches all processes of the terminal: the main one ends the workers, without a traceback from each.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
