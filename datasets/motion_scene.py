@@ -65,8 +65,10 @@ def camera_path(rng: np.random.Generator, motion: str, aspect: float, progress: 
         ways = (drift * math.cos(direction), drift * math.sin(direction))
     reach = float(np.max(side * (np.abs(np.cos(angle)) + np.abs(np.sin(angle))))) / 2  # of a turned view
     extents = (max(aspect, 1.0), max(1 / aspect, 1.0))
-    centre = [sweep(rng, reach, extent - reach, abs(way), progress if way >= 0 else 1 - progress)
-              for extent, way in zip(extents, ways, strict=True)]
+    centre = [
+        sweep(rng, reach, extent - reach, abs(way), progress if way >= 0 else 1 - progress)
+        for extent, way in zip(extents, ways, strict=True)
+    ]
     return np.stack([*centre, side, angle], axis=1)
 
 
@@ -106,8 +108,9 @@ def sample_photograph(photograph: torch.Tensor, points: torch.Tensor) -> torch.T
     _, height, width = photograph.shape
     extent = torch.tensor([width, height]) / min(height, width)
     batch = photograph.expand(len(points), -1, -1, -1)
-    colours = grid_sample(batch, (2 * points / extent - 1).float(), mode="bicubic", padding_mode="reflection",
-                          align_corners=False)
+    colours = grid_sample(
+        batch, (2 * points / extent - 1).float(), mode="bicubic", padding_mode="reflection", align_corners=False
+    )
     return colours.permute(0, 2, 3, 1)
 
 

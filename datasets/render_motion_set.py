@@ -62,13 +62,16 @@ UNSEEN = [
 ]
 SPLITS = {"train": (0.8, SEEN), "val": (0.1, SEEN), "unseen": (0.1, UNSEEN)}
 
+
 def photograph_path(package: str, file: str) -> Path:
     """Where the photograph lies; the package is located but not imported."""
     spec = importlib.util.find_spec(package)
     if spec is None or not (path := Path(spec.origin).parent / file).is_file():
         distribution = {"skimage": "scikit-image", "sklearn": "scikit-learn"}[package]
-        raise SystemExit(f"error: the photograph {file} of the Python package {distribution} was not found; "
-                         f"install it with: pip install {distribution}")
+        raise SystemExit(
+            f"error: the photograph {file} of the Python package {distribution} was not found; "
+            f"install it with: pip install {distribution}"
+        )
     return path
 
 
@@ -79,8 +82,9 @@ def load_photograph(source: tuple[str, str, tuple[float, ...]], size: int) -> to
     """
     package, file, (left, top, right, bottom) = source
     image = Image.open(photograph_path(package, file)).convert("RGB")
-    image = image.crop((round(left * image.width), round(top * image.height),
-                        round(right * image.width), round(bottom * image.height)))
+    image = image.crop(
+        (round(left * image.width), round(top * image.height), round(right * image.width), round(bottom * image.height))
+    )
     scale = size / 0.6 / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1)
@@ -126,8 +130,11 @@ def plan(output: Path, clips: int, size: int, frames: int, seed: int) -> list[Jo
     names = list(CLASSES)
     counts = {split: round(clips * share) for split, (share, _) in SPLITS.items()}
     counts["train"] += clips - sum(counts.values())
-    return [Job(split, i, names[i % len(names)], (str(output), size, frames, seed))
-            for split, count in counts.items() for i in range(count)]
+    return [
+        Job(split, i, names[i % len(names)], (str(output), size, frames, seed))
+        for split, count in counts.items()
+        for i in range(count)
+    ]
 
 
 def write_lists(output: Path, jobs: list[Job]) -> None:

@@ -1,4 +1,4 @@
-"""diffmae_video: masked and denoising pre-training of space-time Vision Transformers, and video inpainting with them."""
+"""Masked and denoising pre-training of space-time Vision Transformers on video, and video inpainting with them."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ input | inpainted | original side by side (--only-result: just the inpainted vid
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -54,8 +55,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     what = parser.add_mutually_exclusive_group(required=True)
     what.add_argument("--mask", help="strategy, mask picture, or folder with a mask picture per frame")
     what.add_argument("--box", help="x0,y0,x1,y1 in pixels, or as shares of width and height (0.25,0.25,0.75,0.75)")
-    parser.add_argument("--ratio", type=float, help="share of patches that a strategy hides (default: as the model was "
-                        "trained with this strategy, else 0.75 for tube and random, 0.5 frame, 0.25 block and center)")
+    parser.add_argument(
+        "--ratio",
+        type=float,
+        help="share of patches that a strategy hides (default: as the model was "
+        "trained with this strategy, else 0.75 for tube and random, 0.5 frame, 0.25 block and center)",
+    )
     parser.add_argument("--steps", type=int, default=50, help="sampling steps (default 50)")
     parser.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim")
     parser.add_argument("--seed", type=int, default=0, help="of the noise, and of a random mask (default 0)")
@@ -63,10 +68,16 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--fit", choices=("resize", "native"), default="resize", help="size at which it is worked on")
     parser.add_argument("--start-frame", type=int, default=0, help="first frame taken (default 0)")
     parser.add_argument("--num-frames", type=int, help="frames taken at most (default: all)")
-    parser.add_argument("--stride", type=int, default=1, help="take every so-manieth frame; a model sees motion as in "
-                        "training if this is its DATA.SAMPLING_RATE (default 1)")
+    parser.add_argument(
+        "--stride",
+        type=int,
+        default=1,
+        help="take every so-manieth frame; a model sees motion as in "
+        "training if this is its DATA.SAMPLING_RATE (default 1)",
+    )
     parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:1")
     parser.add_argument("--sheet", type=Path, help="also write a contact sheet: .png")
+    parser.add_argument("--metrics", type=Path, help="also write the PSNR values to a .json file")
     parser.add_argument("--only-result", action="store_true", help="write just the inpainted video or image")
     parser.add_argument("--baselines", action="store_true", help="show the two baseline fills as panels too")
     return parser.parse_args(arguments)
@@ -150,8 +161,14 @@ def inpaint_samples(
                 print(f"\r{title}: window {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
 
         results[title] = inpaint_video(
-            model, frames, mask, steps=options.steps, sampler=options.sampler, seed=options.seed + sample,
-            fit=options.fit, progress=show,
+            model,
+            frames,
+            mask,
+            steps=options.steps,
+            sampler=options.sampler,
+            seed=options.seed + sample,
+            fit=options.fit,
+            progress=show,
         )
     return results
 
@@ -171,10 +188,14 @@ def sheet_of(panels: dict[str, np.ndarray], source: Input) -> np.ndarray:
     return contact_sheet([video[columns] for video in panels.values()], list(panels), captions)
 
 
-def print_psnr(frames: np.ndarray, mask: np.ndarray, fills: dict[str, np.ndarray]) -> None:
+def report_psnr(frames: np.ndarray, mask: np.ndarray, fills: dict[str, np.ndarray], metrics: Path | None) -> None:
+    values = {title: psnr(filled, frames, mask) for title, filled in fills.items()}
     print("PSNR inside the mask, against the original (dB, higher is better):")
-    for title, filled in fills.items():
-        print(f"  {title:<28} {psnr(filled, frames, mask):6.2f}")
+    for title, value in values.items():
+        print(f"  {title:<28} {value:6.2f}")
+    if metrics is not None:
+        metrics.parent.mkdir(parents=True, exist_ok=True)
+        metrics.write_text(json.dumps({"psnr": values, "hidden": float(mask.mean())}, indent=2) + "\n")
 
 
 def run(options: argparse.Namespace) -> None:
@@ -183,13 +204,20 @@ def run(options: argparse.Namespace) -> None:
     source = read_input(options.input, options.start_frame, options.num_frames, options.stride)
     frames = source.frames
     if options.only_result and options.output.suffix.lower() == ".png" and len(frames) > 1:
-        raise ValueError(f"--only-result with {options.output}: a picture holds one frame and {len(frames)} are taken; "
-                         "write an .mp4 or .gif, or add --num-frames 1")
+        raise ValueError(
+            f"--only-result with {options.output}: a picture holds one frame and {len(frames)} are taken; "
+            "write an .mp4 or .gif, or add --num-frames 1"
+        )
     model = load_model(options.weights, device=device)
     patch = patch_in_pixels(frames.shape[:3], model.clip_shape[1:], model.patch_size, options.fit)
     mask = read_mask(
-        options.mask or options.box, frames.shape[:3], patch, hidden_ratio(options, model), options.seed,
-        source.indices, source.total,
+        options.mask or options.box,
+        frames.shape[:3],
+        patch,
+        hidden_ratio(options, model),
+        options.seed,
+        source.indices,
+        source.total,
     )
     print(f"{options.input}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {mask.mean():.1%} hidden")
     results = inpaint_samples(model, frames, mask, options)
@@ -197,7 +225,7 @@ def run(options: argparse.Namespace) -> None:
         "mean colour": mean_fill(frames, mask),
         "nearest visible patch": nearest_patch_fill(frames, mask, patch),
     }
-    print_psnr(frames, mask, {**results, **baselines})
+    report_psnr(frames, mask, {**results, **baselines}, options.metrics)
     panels = {"masked input": masked_frames(frames, mask), **results}
     panels |= baselines if options.baselines else {}
     panels["original"] = frames

@@ -47,6 +47,9 @@ _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one 
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
 _C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
 
+# Of "sincos" positions: their slowest wave is 2 pi * this many tokens long. Small grids want less (the demo: 30).
+_C.MODEL.POSITION_TEMPERATURE = 10000.0
+
 _C.MODEL.ENCODER = Node()
 # "tiny", "small", "base", "large", "huge": sets the next three values where they are 0
 _C.MODEL.ENCODER.SIZE = "large"

@@ -57,6 +57,7 @@ RANGES = {
     "DATA_LOADER.NUM_WORKERS": "[0, inf)",
     "DATA_LOADER.PREFETCH_FACTOR": "[1, inf)",
     "MODEL.PATCH_SIZE": "[1, inf)",
+    "MODEL.POSITION_TEMPERATURE": "(1, inf)",
     "MODEL.ENCODER.WIDTH": "[0, inf)",
     "MODEL.ENCODER.DEPTH": "[0, inf)",
     "MODEL.ENCODER.HEADS": "[0, inf)",

@@ -9,12 +9,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .dataset import ClipDataset, ClipSample
-    from .decoding import IMAGE_EXTENSIONS, UnreadableVideo, VideoInfo, read_frames, video_info
-    from .loader import ClipBatch, DrawSampler, collate, make_loader
-    from .manifest import NO_LABEL, VIDEO_EXTENSIONS, Entry, read_manifest
-    from .sampling import dense_indices
-    from .writing import write_gif, write_image, write_video
+    from diffmae_video.data.dataset import ClipDataset, ClipSample
+    from diffmae_video.data.decoding import IMAGE_EXTENSIONS, UnreadableVideo, VideoInfo, read_frames, video_info
+    from diffmae_video.data.loader import ClipBatch, DrawSampler, collate, make_loader
+    from diffmae_video.data.manifest import NO_LABEL, VIDEO_EXTENSIONS, Entry, read_manifest
+    from diffmae_video.data.sampling import dense_indices
+    from diffmae_video.data.writing import write_gif, write_image, write_video
 
 _MODULES = {
     "ClipBatch": "loader",

@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch.utils.data import Dataset
 
-from .decoding import BACKENDS, UnreadableVideo, is_image, read_frames, video_info
-from .manifest import Entry
-from .sampling import dense_indices
-from .seeding import generator_from
-from .transforms import center_crop, random_resized_crop_flip
+from diffmae_video.data.decoding import BACKENDS, UnreadableVideo, is_image, read_frames, video_info
+from diffmae_video.data.manifest import Entry
+from diffmae_video.data.sampling import dense_indices
+from diffmae_video.data.seeding import generator_from
+from diffmae_video.data.transforms import center_crop, random_resized_crop_flip
 
 # Videos tried for one draw. At one unreadable video in two, far beyond what a run tolerates, this fails once in 10^6.
 MAX_TRIES = 20

@@ -13,9 +13,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .decoders import decord_backend, image_backend, pyav_backend
-from .decoders.common import UnreadableVideo, VideoInfo
-from .decoders.index import VideoIndex, read_index
+from diffmae_video.data.decoders import decord_backend, image_backend, pyav_backend
+from diffmae_video.data.decoders.common import UnreadableVideo, VideoInfo
+from diffmae_video.data.decoders.index import VideoIndex, read_index
 
 BACKENDS = ("auto", "decord", "pyav")
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")

@@ -10,8 +10,8 @@ from typing import NamedTuple
 import torch
 from torch.utils.data import DataLoader, Sampler
 
-from .dataset import ClipDataset, ClipSample
-from .seeding import generator_from
+from diffmae_video.data.dataset import ClipDataset, ClipSample
+from diffmae_video.data.seeding import generator_from
 
 
 class DrawSampler(Sampler):

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from .decoding import IMAGE_EXTENSIONS
+from diffmae_video.data.decoding import IMAGE_EXTENSIONS
 
 VIDEO_EXTENSIONS = (
     ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".gif", ".ogv",

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .decoders.container import import_av
+from diffmae_video.data.decoders.container import import_av
 
 
 def write_video(

@@ -26,14 +26,14 @@ class Decoder(nn.Module):
         encoder_width: width D of the encoder's outputs.
         width: token width d.
         patch_values: values P that are predicted per token.
-        position: ``"sincos"`` or ``"separable"``.
+        position, temperature: see :class:`PositionEmbedding`.
     """
 
     feature_layers = 1  # how many of the encoder's last outputs ``prepare`` reads
 
-    def __init__(self, grid: tuple[int, int, int], width: int, patch_values: int, position: str):
+    def __init__(self, grid: tuple[int, int, int], width: int, patch_values: int, position: str, temperature: float):
         super().__init__()
-        self.position = PositionEmbedding(grid, width, position)
+        self.position = PositionEmbedding(grid, width, position, temperature)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, patch_values)
 
@@ -60,9 +60,11 @@ class CrossDecoder(Decoder):
         mlp_ratio: float,
         patch_values: int,
         position: str,
+        temperature: float = 10000.0,
+        *,
         self_attention: bool,
     ):
-        super().__init__(grid, width, patch_values, position)
+        super().__init__(grid, width, patch_values, position, temperature)
         self.feature_layers = depth
         self.context_norms = nn.ModuleList(nn.LayerNorm(encoder_width, eps=NORM_EPS) for _ in range(depth))
         self.context_embeds = nn.ModuleList(nn.Linear(encoder_width, width) for _ in range(depth))
@@ -99,8 +101,9 @@ class JointDecoder(Decoder):
         mlp_ratio: float,
         patch_values: int,
         position: str,
+        temperature: float = 10000.0,
     ):
-        super().__init__(grid, width, patch_values, position)
+        super().__init__(grid, width, patch_values, position, temperature)
         self.context_embed = nn.Linear(encoder_width, width)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
 

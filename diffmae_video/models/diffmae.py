@@ -1,7 +1,7 @@
 """DiffMAE: Diffusion Models as Masked Autoencoders (Wei et al., ICCV 2023, arXiv 2304.03283).
 
-    x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * eps              on the hidden patches only
-    loss = || x_0 - decoder(x_t, t, encoder(visible)) ||^2         on the hidden patches only
+x_t = sqrt(abar_t) * x_0 + sqrt(1 - abar_t) * eps              on the hidden patches only
+loss = || x_0 - decoder(x_t, t, encoder(visible)) ||^2         on the hidden patches only
 """
 
 from __future__ import annotations

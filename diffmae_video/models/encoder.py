@@ -17,7 +17,7 @@ class SpaceTimeViT(nn.Module):
         clip_shape: (C, T, H, W) of the clips.
         patch_size: (pt, ph, pw); divides (T, H, W).
         width, depth, heads, mlp_ratio: token width D, blocks, attention heads, MLP hidden width / D.
-        position: ``"separable"`` (learned) or ``"sincos"`` (fixed); see :class:`PositionEmbedding`.
+        position, temperature: ``"separable"`` (learned) or ``"sincos"`` (fixed); see :class:`PositionEmbedding`.
         class_token: prepend a learned token that belongs to no patch.
         drop_path: stochastic depth of the last block, linearly from 0 at the first.
 
@@ -34,6 +34,7 @@ class SpaceTimeViT(nn.Module):
         heads: int = 12,
         mlp_ratio: float = 4.0,
         position: str = "separable",
+        temperature: float = 10000.0,
         class_token: bool = False,
         drop_path: float = 0.0,
     ):
@@ -42,7 +43,7 @@ class SpaceTimeViT(nn.Module):
         self.grid = token_grid(self.clip_shape, self.patch_size)
         self.width, self.depth = width, depth
         self.patch_embed = PatchEmbedding(clip_shape[0], self.patch_size, width)
-        self.position = PositionEmbedding(self.grid, width, position)
+        self.position = PositionEmbedding(self.grid, width, position, temperature)
         self.class_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         rates = [drop_path * i / max(depth - 1, 1) for i in range(depth)]
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio, rate) for rate in rates)

@@ -24,9 +24,7 @@ class MAE(MaskedAutoencoder):
         nn.init.normal_(self.mask_token, std=0.02)
         self.decoder.apply(initialize)
 
-    def forward(
-        self, clip: torch.Tensor, mask: torch.Tensor | None = None, generator: Generators = None
-    ) -> Output:
+    def forward(self, clip: torch.Tensor, mask: torch.Tensor | None = None, generator: Generators = None) -> Output:
         """Predicts the hidden patches and compares; arguments as of ``DiffMAE.forward``."""
         self.check_clip(clip)
         mask = self.make_mask(clip.shape[0], generator) if mask is None else mask

@@ -8,17 +8,18 @@ from torch import nn
 POSITIONS = ("separable", "sincos")
 
 
-def sincos_1d(positions: torch.Tensor, width: int) -> torch.Tensor:
-    """Sine and cosine of ``positions`` (n,) at width/2 frequencies from 1 to 1/10000 -> (n, width)."""
-    frequencies = 10000 ** -(torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width / 2))
+def sincos_1d(positions: torch.Tensor, width: int, temperature: float) -> torch.Tensor:
+    """Sine and cosine of ``positions`` (n,) at width/2 frequencies from 1 down to 1/temperature -> (n, width)."""
+    exponents = torch.arange(width // 2, dtype=torch.float64, device=positions.device) / (width / 2)
+    frequencies = temperature**-exponents
     angles = positions.double()[:, None] * frequencies
     return torch.cat([angles.sin(), angles.cos()], dim=1).float()
 
 
-def sincos_2d(rows: int, columns: int, width: int) -> torch.Tensor:
+def sincos_2d(rows: int, columns: int, width: int, temperature: float) -> torch.Tensor:
     """MAE's fixed 2-D embedding (rows * columns, width): the first half encodes the column, the second the row."""
     row, column = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
-    return torch.cat([sincos_1d(column.flatten(), width // 2), sincos_1d(row.flatten(), width // 2)], dim=1)
+    return torch.cat([sincos_1d(place.flatten(), width // 2, temperature) for place in (column, row)], dim=1)
 
 
 class PositionEmbedding(nn.Module):
@@ -28,12 +29,14 @@ class PositionEmbedding(nn.Module):
         grid: tokens along time, rows, columns.
         width: token width D; a multiple of 4 for ``"sincos"``.
         kind: ``"separable"`` (both parts learned, as in MAE-ST) or ``"sincos"`` (both fixed; for an image it is MAE's).
+        temperature: of ``"sincos"``: its slowest wave is 2 pi * temperature tokens long. With the customary 10000 most
+            of the waves do not move over a small grid; about the grid's own size tells places apart more sharply.
 
     Raises:
         ValueError: unknown kind, or a width that sin-cos cannot split.
     """
 
-    def __init__(self, grid: tuple[int, int, int], width: int, kind: str):
+    def __init__(self, grid: tuple[int, int, int], width: int, kind: str, temperature: float = 10000.0):
         super().__init__()
         t, h, w = grid
         if kind == "separable":
@@ -44,8 +47,8 @@ class PositionEmbedding(nn.Module):
         elif kind == "sincos":
             if width % 4:
                 raise ValueError(f"sin-cos positions need a width that is a multiple of 4, got {width}")
-            time = sincos_1d(torch.arange(t), width) if t > 1 else torch.zeros(1, width)
-            self.register_buffer("space", sincos_2d(h, w, width), persistent=False)
+            time = sincos_1d(torch.arange(t), width, temperature) if t > 1 else torch.zeros(1, width)
+            self.register_buffer("space", sincos_2d(h, w, width, temperature), persistent=False)
             self.register_buffer("time", time, persistent=False)
         else:
             raise ValueError(f"unknown position embedding {kind!r}: choose one of {', '.join(POSITIONS)}")

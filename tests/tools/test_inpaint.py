@@ -102,8 +102,16 @@ def test_psnr_lines_are_those_of_the_written_pixels(run, clip, tmp_path, written
 
 @pytest.mark.parametrize("fit", ["resize", "native"])
 @pytest.mark.parametrize(
-    "mask", [["--mask", "tube"], ["--mask", "random"], ["--mask", "frame"], ["--mask", "block"], ["--mask", "center"],
-             ["--box", "10,5,31,30"], ["--box", "0.3,0.3,0.31,0.9"]]
+    "mask",
+    [
+        ["--mask", "tube"],
+        ["--mask", "random"],
+        ["--mask", "frame"],
+        ["--mask", "block"],
+        ["--mask", "center"],
+        ["--box", "10,5,31,30"],
+        ["--box", "0.3,0.3,0.31,0.9"],
+    ],
 )
 def test_only_result_has_the_size_of_the_input_and_its_pixels_outside_the_mask(
     run, tool, clip, tmp_path, written, monkeypatch, mask, fit
@@ -116,8 +124,9 @@ def test_only_result_has_the_size_of_the_input_and_its_pixels_outside_the_mask(
         return real(model, frames, hidden, **options)
 
     monkeypatch.setattr(tool, "inpaint_video", spy)
-    code, _, error = run("--input", clip, *mask, "--output", tmp_path / "o.mp4", "--only-result", "--fit", fit,
-                         "--ratio", 0.15)
+    code, _, error = run(
+        "--input", clip, *mask, "--output", tmp_path / "o.mp4", "--only-result", "--fit", fit, "--ratio", 0.15
+    )
     assert (code, error) == (0, "")
     result, original = written["o.mp4"], read_frames(clip, range(6))
     assert result.shape == (6, 48, 64, 3)
@@ -156,11 +165,18 @@ def test_visible_pixels_do_influence_the_result(run, tool, clip, tmp_path, writt
 def test_samples_are_different_seeds(run, tool, clip, tmp_path, monkeypatch):
     panels = {}
     monkeypatch.setattr(tool, "side_by_side", lambda videos: panels.update(videos) or videos["original"])
-    code, printed, _ = run("--input", clip, "--mask", "center", "--samples", 2, "--seed", 5, "--baselines",
-                           "--output", tmp_path / "o.gif")
+    code, printed, _ = run(
+        "--input", clip, "--mask", "center", "--samples", 2, "--seed", 5, "--baselines", "--output", tmp_path / "o.gif"
+    )
     assert code == 0
-    assert list(panels) == ["masked input", "inpainted, seed 5", "inpainted, seed 6", "mean colour",
-                            "nearest visible patch", "original"]
+    assert list(panels) == [
+        "masked input",
+        "inpainted, seed 5",
+        "inpainted, seed 6",
+        "mean colour",
+        "nearest visible patch",
+        "original",
+    ]
     assert not np.array_equal(panels["inpainted, seed 5"], panels["inpainted, seed 6"])
     assert Image.open(tmp_path / "o.gif").n_frames == 6
     assert printed.count("inpainted, seed") >= 2
@@ -173,8 +189,21 @@ def test_start_number_and_stride_choose_frames_and_their_masks(run, tool, clip, 
         pixels = np.zeros((48, 64), np.uint8)
         pixels[8 * i : 8 * i + 8] = 255
         Image.fromarray(pixels).save(masks / f"{i:03d}.png")
-    code, _, error = run("--input", clip, "--mask", masks, "--start-frame", 1, "--stride", 2, "--num-frames", 2,
-                         "--only-result", "--output", tmp_path / "o.mp4")
+    code, _, error = run(
+        "--input",
+        clip,
+        "--mask",
+        masks,
+        "--start-frame",
+        1,
+        "--stride",
+        2,
+        "--num-frames",
+        2,
+        "--only-result",
+        "--output",
+        tmp_path / "o.mp4",
+    )
     assert (code, error) == (0, "")
     original, result = read_frames(clip, [1, 3]), written["o.mp4"]
     for frame, index in enumerate((1, 3)):
@@ -189,8 +218,15 @@ def test_image_in_image_out(run, tmp_path):
     mask = np.zeros((80, 104, 4), np.uint8)
     mask[20:40, 20:60] = 255
     Image.fromarray(mask).save(tmp_path / "mask.png")  # twice the size: scaled
-    code, _, error = run("--input", tmp_path / "in.png", "--mask", tmp_path / "mask.png", "--only-result",
-                         "--output", tmp_path / "out.png")
+    code, _, error = run(
+        "--input",
+        tmp_path / "in.png",
+        "--mask",
+        tmp_path / "mask.png",
+        "--only-result",
+        "--output",
+        tmp_path / "out.png",
+    )
     assert (code, error) == (0, "")
     result = np.asarray(Image.open(tmp_path / "out.png"))
     changed = (result != pixels).any(-1)
@@ -244,8 +280,22 @@ def test_the_input_is_not_overwritten_and_damaged_files_are_named(run, clip, tmp
 
 
 def command_line(weights: Path, clip: Path, output: Path) -> subprocess.CompletedProcess:
-    command = [sys.executable, ROOT / "tools" / "inpaint.py", "--weights", weights, "--input", clip, "--mask", "center",
-               "--steps", 2, "--output", output, "--device", "cpu"]
+    command = [
+        sys.executable,
+        ROOT / "tools" / "inpaint.py",
+        "--weights",
+        weights,
+        "--input",
+        clip,
+        "--mask",
+        "center",
+        "--steps",
+        2,
+        "--output",
+        output,
+        "--device",
+        "cpu",
+    ]
     return subprocess.run(list(map(str, command)), capture_output=True, text=True)
 
 

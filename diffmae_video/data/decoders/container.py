@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from .common import UnreadableVideo
+from diffmae_video.data.decoders.common import UnreadableVideo
 
 if TYPE_CHECKING:
     import av

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from .common import UnreadableVideo, scaled_size
-from .index import VideoIndex
+from diffmae_video.data.decoders.common import UnreadableVideo, scaled_size
+from diffmae_video.data.decoders.index import VideoIndex
 
 # decord repeats a neighbour in place of a frame that it cannot decode, unless told that not even one may be: the
 # share of the frames above which it raises instead.

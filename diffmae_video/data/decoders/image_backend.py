@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from .common import UnreadableVideo, VideoInfo, scaled_size
+from diffmae_video.data.decoders.common import UnreadableVideo, VideoInfo, scaled_size
 
 
 def read(path: str, short_side: int | None) -> np.ndarray:

@@ -21,8 +21,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .common import UnreadableVideo
-from .truncation import missing_bytes
+from diffmae_video.data.decoders.common import UnreadableVideo
+from diffmae_video.data.decoders.truncation import missing_bytes
 
 CACHED_FRAMES = 2_000_000  # timestamps kept in memory: 16 MB
 
@@ -70,7 +70,7 @@ def read_index(path: str) -> VideoIndex:
         UnreadableVideo: it is not a video, has no picture, is truncated or damaged.
         ImportError: PyAV is not installed.
     """
-    from .scan import scan
+    from diffmae_video.data.decoders.scan import scan
 
     try:
         status = os.stat(path)

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .common import UnreadableVideo, scaled_size
-from .container import import_av, open_video
-from .index import VideoIndex
+from diffmae_video.data.decoders.common import UnreadableVideo, scaled_size
+from diffmae_video.data.decoders.container import import_av, open_video
+from diffmae_video.data.decoders.index import VideoIndex
 
 if TYPE_CHECKING:
     import av

@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from .common import UnreadableVideo
-from .container import open_video
-from .index import Orientation, VideoIndex
+from diffmae_video.data.decoders.common import UnreadableVideo
+from diffmae_video.data.decoders.container import open_video
+from diffmae_video.data.decoders.index import Orientation, VideoIndex
 
 if TYPE_CHECKING:
     import av

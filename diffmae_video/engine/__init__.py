@@ -1,0 +1,39 @@
+"""Training: one loop, its checkpoints, its log, and what plugs into it (tasks and evaluators)."""
+
+from diffmae_video.engine.checkpoint import CheckpointManager, find_checkpoint, load_checkpoint, save_checkpoint
+from diffmae_video.engine.errors import (
+    CheckpointError,
+    DamagedCheckpoint,
+    NonFiniteLoss,
+    RunError,
+    TooManyUnreadable,
+    TrainingInterrupted,
+)
+from diffmae_video.engine.evaluators import ReconstructionEvaluator
+from diffmae_video.engine.monitor import Monitor, configure_logging
+from diffmae_video.engine.optimizer import LrSchedule, make_adamw, parameter_groups
+from diffmae_video.engine.tasks import PretrainTask
+from diffmae_video.engine.trainer import Trainer
+from diffmae_video.engine.wrapping import select_device
+
+__all__ = [
+    "CheckpointError",
+    "CheckpointManager",
+    "DamagedCheckpoint",
+    "LrSchedule",
+    "Monitor",
+    "NonFiniteLoss",
+    "PretrainTask",
+    "ReconstructionEvaluator",
+    "RunError",
+    "TooManyUnreadable",
+    "Trainer",
+    "TrainingInterrupted",
+    "configure_logging",
+    "find_checkpoint",
+    "load_checkpoint",
+    "make_adamw",
+    "parameter_groups",
+    "save_checkpoint",
+    "select_device",
+]

@@ -1,0 +1,39 @@
+"""Errors that end a run and that the person who started it can act on.
+
+Their messages are complete sentences: what happened, what was expected, what to do. Entry points print them as one
+line, without a traceback.
+"""
+
+from __future__ import annotations
+
+
+class RunError(RuntimeError):
+    """Base of the errors of this room."""
+
+
+class NonFiniteLoss(RunError):
+    """The loss or the gradient of an optimiser step was NaN or infinite; that step was not applied."""
+
+
+class TooManyUnreadable(RunError):
+    """More of the dataset than allowed could not be read."""
+
+
+class CheckpointError(RunError):
+    """A checkpoint that cannot be used: another format, or weights of another model."""
+
+
+class DamagedCheckpoint(CheckpointError):
+    """A checkpoint file that is incomplete or whose content is not what was written."""
+
+
+class TrainingInterrupted(Exception):
+    """The run was stopped by a signal after its state was saved; the message says how to go on.
+
+    Attributes:
+        exit_code: 128 + the number of the signal, the shell's convention (130 for Ctrl-C).
+    """
+
+    def __init__(self, message: str, exit_code: int):
+        super().__init__(message)
+        self.exit_code = exit_code

@@ -1,0 +1,158 @@
+"""One optimiser step: the gradient of all its micro-batches, then the update."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffmae_video.engine.interrupts import Interrupts
+from diffmae_video.engine.randomness import clip_generators, seed_step
+from diffmae_video.engine.tasks import Task
+from diffmae_video.engine.unreadable import check_loader_error
+from diffmae_video.engine.wrapping import autocast, sum_over_ranks
+
+
+@dataclass
+class StepResult:
+    """What is known of a step once its gradient is complete, before the parameters change.
+
+    Attributes:
+        loss: mean over the clips of all micro-batches and processes.
+        grad_norm: L2 norm of the gradient, before clipping.
+        failures: unreadable draws, all processes.
+        metrics: name -> (sum, count) over all micro-batches and processes.
+        paths: files of this process's clips.
+        unreadable: (path, message) of this process's unreadable draws.
+        data_seconds: time this process waited for the loader.
+    """
+
+    loss: float
+    grad_norm: float
+    failures: int
+    metrics: dict[str, tuple[float, float]]
+    paths: list[str]
+    unreadable: list[tuple[str, str]]
+    data_seconds: float
+
+
+@dataclass
+class _Sums:
+    """Running sums over the micro-batches of a step, in this process."""
+
+    loss: torch.Tensor
+    metrics: dict[str, torch.Tensor] = field(default_factory=dict)
+    clips: int = 0
+    paths: list[str] = field(default_factory=list)
+    unreadable: list[tuple[str, str]] = field(default_factory=list)
+    data_seconds: float = 0.0
+
+
+class Stepper:
+    """Computes gradients and updates; arguments as in :class:`~diffmae_video.engine.trainer.Trainer`.
+
+    Raises:
+        ValueError: clips that cannot be split evenly over processes and micro-batches.
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        clips_per_step: int,
+        accumulation: int,
+        precision: str,
+        clip_grad_norm: float,
+        device: torch.device,
+        seed: int,
+        interrupts: Interrupts,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        if clips_per_step % (world_size * accumulation):
+            raise ValueError(
+                f"{clips_per_step} clips per step cannot be split evenly over {world_size} processes with "
+                f"{accumulation} micro-batches each"
+            )
+        self.model, self.task, self.optimizer = model, task, optimizer
+        self.accumulation, self.precision, self.clip_grad_norm = accumulation, precision, clip_grad_norm
+        self.device, self.seed, self.interrupts = device, seed, interrupts
+        self.rank, self.world_size = rank, world_size
+        self.local_clips = clips_per_step // world_size
+        self._norm = torch.zeros(())
+
+    def gradient(self, batches: Iterator[Any], step: int) -> StepResult:
+        """Leaves the gradient of optimiser step number ``step`` (from 0) in the parameters.
+
+        Raises:
+            ValueError: the loader ended, or gave another number of clips than a step has.
+        """
+        seed_step(self.seed, step, self.rank)
+        self.optimizer.zero_grad(set_to_none=True)
+        sums = _Sums(loss=torch.zeros((), device=self.device, dtype=torch.float64))
+        for _ in range(self.accumulation):
+            self._accumulate(self._next(batches, sums), sums)
+        if sums.clips != self.local_clips:
+            raise ValueError(f"the loader gave {sums.clips} clips for a step of {self.local_clips}")
+        gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
+        self._norm = torch.nn.utils.get_total_norm(gradients)
+        return self._result(sums)
+
+    def update(self) -> None:
+        """Clips the gradient, if asked to, and applies it."""
+        if self.clip_grad_norm > 0:
+            parameters = [p for g in self.optimizer.param_groups for p in g["params"]]
+            torch.nn.utils.clip_grads_with_norm_(parameters, self.clip_grad_norm, self._norm)
+        self.optimizer.step()
+
+    def _next(self, batches: Iterator[Any], sums: _Sums) -> Any:
+        waiting = time.perf_counter()
+        try:
+            # A batch that is cut off on its way from a worker leaves that worker complaining.
+            with self.interrupts.held(patience=1):
+                batch = next(batches, None)
+        except RuntimeError as error:
+            if self.interrupts.signal_number is not None:
+                # The signal reached the loader's workers as well, and ended them.
+                raise KeyboardInterrupt from None
+            check_loader_error(error)
+            raise
+        if batch is None:
+            raise ValueError("the loader ended before the run did: training needs one that never ends")
+        sums.data_seconds += time.perf_counter() - waiting
+        return batch
+
+    def _accumulate(self, batch: Any, sums: _Sums) -> None:
+        """Adds the gradient and the sums of one micro-batch."""
+        # From the ids on the host: reading them back from the device would wait for everything it still has to do.
+        generators = clip_generators(self.seed, batch.clip_ids, self.device)
+        with autocast(self.precision, self.device):
+            loss, metrics = self.task.loss(self.model, batch.to(self.device), generators)
+        # Weighted by the micro-batch's share of this process's clips, so that the sum of the gradients is that of one
+        # large batch. A wrapper for several processes then averages the gradients over these.
+        share = len(batch.clip_ids) / self.local_clips
+        (loss * share).backward()
+        sums.loss += loss.detach().double() * share / self.world_size
+        for name, value in metrics.items():
+            value = value.detach().double()
+            sums.metrics[name] = sums.metrics[name] + value if name in sums.metrics else value
+        sums.clips += len(batch.clip_ids)
+        sums.paths += batch.paths
+        sums.unreadable += batch.failures
+
+    def _result(self, sums: _Sums) -> StepResult:
+        """Sums over the processes, and everything to the host in one copy: a copy waits for the device."""
+        names = sorted(sums.metrics)
+        failures = torch.tensor(float(len(sums.unreadable)), device=self.device, dtype=torch.float64)
+        packed = torch.stack([sums.loss, failures, *(value for name in names for value in sums.metrics[name])])
+        packed = sum_over_ranks(packed, self.world_size)
+        norm = self._norm.detach().to(packed).reshape(1)
+        loss, failed, *flat, grad_norm = torch.cat([packed, norm]).tolist()
+        metrics = {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(names)}
+        return StepResult(loss, grad_norm, round(failed), metrics, sums.paths, sums.unreadable, sums.data_seconds)

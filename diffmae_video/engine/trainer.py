@@ -1,0 +1,329 @@
+"""The training loop. What is trained on what is the task's business; the trainer counts, steps, saves and goes on."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from diffmae_video.engine.checkpoint import FORMAT, CheckpointManager, config_changes
+from diffmae_video.engine.disk import tolerate_full_disk, write_text
+from diffmae_video.engine.errors import CheckpointError, NonFiniteLoss, RunError, TooManyUnreadable, TrainingInterrupted
+from diffmae_video.engine.evaluation import Evaluator, evaluation
+from diffmae_video.engine.interrupts import Interrupts
+from diffmae_video.engine.monitor import Monitor, StepReport
+from diffmae_video.engine.optimizer import restore_optimizer, set_lr
+from diffmae_video.engine.stepping import Stepper, StepResult
+from diffmae_video.engine.tasks import Task
+from diffmae_video.engine.unreadable import UnreadableFiles
+from diffmae_video.engine.wrapping import autocast, unwrap
+
+logger = logging.getLogger(__name__)
+
+PATHS_SHOWN = 5  # of a broken batch, in the error message; the file next to it lists all
+
+
+@dataclass
+class Progress:
+    """How far a run has come, over all processes.
+
+    Attributes:
+        step: optimiser steps done.
+        clips: clips seen.
+        draws: videos drawn from the data order; a run goes on with draw number ``draws``.
+        unreadable: draws that hit an unreadable file (each was replaced by another one).
+    """
+
+    step: int = 0
+    clips: int = 0
+    draws: int = 0
+    unreadable: int = 0
+
+
+class Trainer:
+    """Runs optimiser steps until ``total_steps * clips_per_step`` clips were seen.
+
+    A run that is killed at any moment and started again goes on from its newest checkpoint and computes the same
+    numbers as one that was not: data order, crops, masks, noise and drop path depend on the seed and on the number of
+    the draw or step alone.
+
+    Args:
+        model: on its device, wrapped from outside or not.
+        task: turns a batch into a loss; see ``tasks.py``.
+        optimizer: over the model's trainable parameters; its learning rate is set at every step.
+        schedule: clips seen before a step -> learning rate of that step.
+        make_loader: first draw -> iterable of batches that never ends, this process's part of them; see
+            ``data.ClipBatch``.
+        total_steps: length of the run.
+        clips_per_step, draws_per_step: clips (videos) of one optimiser step, over all processes and micro-batches.
+        accumulation: micro-batches per optimiser step and process.
+        precision: ``"bf16"`` (autocast) or ``"fp32"``.
+        clip_grad_norm: largest L2 norm of the gradient; 0 = no clipping. The norm is logged in any case.
+        checkpoints: of this run.
+        checkpoint_period: optimiser steps between two checkpoints; one more is written at the end.
+        monitor: where progress goes.
+        evaluators: run on their schedules; see ``evaluation.py``.
+        device: where the model is.
+        seed: of the run.
+        max_unreadable_fraction: the run stops when more of its draws were unreadable.
+        output_dir: folder of the run, for ``config.yaml``, ``unreadable.txt`` and ``nonfinite_step_*.txt``.
+        config_text: YAML of the resolved configuration, stored beside the run and in every checkpoint.
+        weights_from: where the model's weights came from, for the log.
+        auto_resume: go on from the newest checkpoint; False refuses a folder that holds one.
+        rank, world_size: of this process; only rank 0 writes (all append to ``unreadable.txt``).
+    """
+
+    def __init__(
+        self,
+        *,
+        model: nn.Module,
+        task: Task,
+        optimizer: torch.optim.Optimizer,
+        schedule: Callable[[float], float],
+        make_loader: Callable[[int], Iterable[Any]],
+        total_steps: int,
+        clips_per_step: int,
+        draws_per_step: int,
+        accumulation: int,
+        precision: str,
+        clip_grad_norm: float,
+        checkpoints: CheckpointManager,
+        checkpoint_period: int,
+        monitor: Monitor,
+        device: torch.device,
+        seed: int,
+        max_unreadable_fraction: float,
+        output_dir: str | Path,
+        config_text: str,
+        evaluators: Sequence[Evaluator] = (),
+        weights_from: str = "random initialisation",
+        auto_resume: bool = True,
+        rank: int = 0,
+        world_size: int = 1,
+    ):
+        self._interrupts = Interrupts()
+        self.stepper = Stepper(
+            model=model,
+            task=task,
+            optimizer=optimizer,
+            clips_per_step=clips_per_step,
+            accumulation=accumulation,
+            precision=precision,
+            clip_grad_norm=clip_grad_norm,
+            device=device,
+            seed=seed,
+            interrupts=self._interrupts,
+            rank=rank,
+            world_size=world_size,
+        )
+        self.model, self.optimizer, self.schedule, self.make_loader = model, optimizer, schedule, make_loader
+        self.total_clips = total_steps * clips_per_step
+        self.clips_per_step, self.draws_per_step, self.accumulation = clips_per_step, draws_per_step, accumulation
+        self.checkpoints, self.checkpoint_period, self.auto_resume = checkpoints, checkpoint_period, auto_resume
+        self.monitor, self.evaluators = monitor, evaluators
+        self.device, self.precision, self.rank, self.world_size = device, precision, rank, world_size
+        self.output_dir, self.config_text, self.weights_from = Path(output_dir), config_text, weights_from
+        self.unreadable = UnreadableFiles(self.output_dir / "unreadable.txt", max_unreadable_fraction)
+        self.progress = Progress()
+        self._batches: Iterator[Any] | None = None
+        self._saved_step = 0
+
+    def run(self) -> Progress:
+        """Trains from the newest checkpoint, or from the start, to the end.
+
+        Raises:
+            NonFiniteLoss: the loss or gradient of a step is NaN or infinite; nothing of that step was applied or saved.
+            TooManyUnreadable: see ``max_unreadable_fraction``; the state was saved.
+            TrainingInterrupted: Ctrl-C or SIGTERM; the state after the last complete step was saved.
+            CheckpointError: the checkpoints found do not fit, or none is whole.
+        """
+        with self._interrupts:
+            try:
+                self._start()
+                self._train()
+                return self.progress
+            except KeyboardInterrupt:
+                # Saved below, where the interrupted frames are gone, and with them the loader's workers: their end is
+                # reported by an error that could fall into the middle of saving.
+                self._interrupts.end()
+                logger.info("stopping after step %d ...", self.progress.step)
+            except TooManyUnreadable:
+                self._save()
+                raise
+            finally:
+                self._batches = None
+                self.monitor.close()
+            self._save()
+        raise TrainingInterrupted(
+            f"interrupted after step {self.progress.step}; newest checkpoint: {self.checkpoints.latest() or 'none'}. "
+            "To go on, run the same command again (with TRAIN.AUTO_RESUME True, the default)",
+            exit_code=128 + (self._interrupts.signal_number or signal.SIGINT),
+        )
+
+    # ---------------------------------------------------------------------------------------------------- the loop
+
+    def _train(self) -> None:
+        if self.progress.clips >= self.total_clips:
+            logger.info("this run is complete: nothing to do")
+            return
+        self.model.train()
+        self._batches = iter(self.make_loader(self.progress.draws))
+        while self.progress.clips < self.total_clips:
+            self._step(self._batches)
+            last = self.progress.clips >= self.total_clips
+            self._evaluate(last)
+            if last or self._checkpoint_is_due():
+                self._save()
+        if self._saved_step != self.progress.step:
+            raise RunError(
+                "training is complete but its last checkpoint could not be written: free some space and run the same "
+                "command again; it goes on from the newest checkpoint"
+            )
+        logger.info("training is complete: checkpoint %s", self.checkpoints.path(self.progress.step))
+
+    def _step(self, batches: Iterator[Any]) -> None:
+        """One optimiser step: gradient, check, update, report."""
+        started = time.perf_counter()
+        lr = self.schedule(self.progress.clips)
+        set_lr(self.optimizer, lr)
+        result = self.stepper.gradient(batches, self.progress.step)
+        self._check_finite(result)
+
+        # From here the state is between two steps: a signal waits until parameters, counts and log agree again.
+        with self._interrupts.held():
+            self.stepper.update()
+            self.progress.step += 1
+            self.progress.clips += self.clips_per_step
+            self.progress.draws += self.draws_per_step
+            self.progress.unreadable += result.failures
+            if self.rank == 0:
+                self.monitor.record(self._report(result, lr, time.perf_counter() - started))
+            self.unreadable.record(result.unreadable)
+        self.unreadable.check(self.progress.unreadable, self.progress.draws)
+
+    def _report(self, result: StepResult, lr: float, seconds: float) -> StepReport:
+        return StepReport(
+            step=self.progress.step,
+            clips=self.progress.clips,
+            unreadable=self.progress.unreadable,
+            loss=result.loss,
+            grad_norm=result.grad_norm,
+            lr=lr,
+            step_clips=self.clips_per_step,
+            seconds=seconds,
+            data_seconds=result.data_seconds,
+            metrics=result.metrics,
+        )
+
+    def _check_finite(self, result: StepResult) -> None:
+        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+            return
+        step = self.progress.step + 1
+        unique = sorted(set(result.paths))
+        listing = self.output_dir / f"nonfinite_step_{step:08d}.txt"
+        with tolerate_full_disk(str(listing)):
+            write_text(listing, "".join(f"{path}\n" for path in unique))
+        more = ", ..." if len(unique) > PATHS_SHOWN else ""
+        raise NonFiniteLoss(
+            f"step {step}: the loss is {result.loss:g} and the gradient norm {result.grad_norm:g}. The step was not "
+            f"applied or saved, and every checkpoint is kept (newest: {self.checkpoints.latest() or 'none'}). The "
+            f"batch's {len(unique)} files, all listed in {listing}: {', '.join(unique[:PATHS_SHOWN])}{more}. A lower "
+            "SOLVER.BASE_LR, SOLVER.CLIP_GRAD_NORM 1.0 or TRAIN.PRECISION fp32 may help"
+        )
+
+    def _evaluate(self, last: bool) -> None:
+        for evaluator in self.evaluators if self.rank == 0 else ():
+            if last or self.progress.step % evaluator.period == 0:
+                model = unwrap(self.model)
+                with evaluation(model, self.device), autocast(self.precision, self.device):
+                    values = evaluator.evaluate(model, self.progress.step, self.monitor)
+                self.monitor.record_evaluation(evaluator.name, self.progress.step, values)
+
+    # ------------------------------------------------------------------------------------------ start, save, stop
+
+    def _start(self) -> None:
+        """Restores the newest checkpoint if there is one, opens the log, and says what is about to run."""
+        source = self.weights_from
+        found = self.checkpoints.load_latest() if self.auto_resume else None
+        if not self.auto_resume and self.checkpoints.latest() is not None:
+            raise CheckpointError(
+                f"{self.checkpoints.folder} holds the checkpoints of another run and TRAIN.AUTO_RESUME is False: "
+                "choose another OUTPUT_DIR, move that folder away, or set TRAIN.AUTO_RESUME True to go on from there"
+            )
+        if found is not None:
+            state, path = found
+            with self._interrupts.held():
+                self._restore(state, path)
+            source = f"{path} (step {self.progress.step}, {self.progress.clips} clips)"
+        for line in self._describe(source):
+            logger.info("%s", line)
+        if self.rank == 0:
+            write_text(self.output_dir / "config.yaml", self.config_text)
+            self.monitor.open(self.progress.step, self.progress.clips)
+
+    def _describe(self, source: str) -> list[str]:
+        parameters = list(unwrap(self.model).parameters())
+        count = sum(p.numel() for p in parameters) / 1e6
+        trained = sum(p.numel() for p in parameters if p.requires_grad) / 1e6
+        steps = math.ceil((self.total_clips - self.progress.clips) / self.clips_per_step)
+        micro = self.stepper.local_clips // self.accumulation
+        return [
+            f"output: {self.output_dir}",
+            f"model: {type(unwrap(self.model)).__name__}, {count:.2f} M parameters, {trained:.2f} M of them trained, "
+            f"{self.precision} on {self.device}",
+            f"effective batch: {self.clips_per_step} clips per step = {micro} per micro-batch x {self.accumulation} "
+            f"accumulated x {self.world_size} processes, from {self.draws_per_step} videos",
+            f"length: {self.total_clips // self.clips_per_step} steps, {self.total_clips} clips; {steps} steps to go",
+            f"learning rate: {self.schedule}",
+            f"starts from: {source}",
+        ]
+
+    def _restore(self, state: dict[str, Any], path: Path) -> None:
+        try:
+            unwrap(self.model).load_state_dict(state["model"])
+            restore_optimizer(self.optimizer, state["optimizer"])
+        except (RuntimeError, ValueError) as error:
+            raise CheckpointError(
+                f"{path} does not fit this run's model: {' '.join(str(error).split())}. Choose another OUTPUT_DIR, or "
+                "use the configuration that is stored beside it"
+            ) from error
+        for change in config_changes(state["config"], self.config_text):
+            logger.warning("the configuration differs from the checkpoint's: %s", change)
+        self.progress = Progress(**state["progress"])
+        self.monitor.load_state_dict(state["monitor"])
+        torch.set_rng_state(state["rng"]["cpu"])
+        self._saved_step = self.progress.step
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that a run needs to go on, and that ``checkpoint.py`` lists."""
+        return {
+            "format": FORMAT,
+            "model": unwrap(self.model).state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "progress": asdict(self.progress),
+            "monitor": self.monitor.state_dict(),
+            "config": self.config_text,
+            "rng": {"cpu": torch.get_rng_state()},
+        }
+
+    def _checkpoint_is_due(self) -> bool:
+        periods = (self.checkpoint_period, self.checkpoints.keep_period)
+        return any(period and self.progress.step % period == 0 for period in periods)
+
+    def _save(self) -> None:
+        """Writes a checkpoint of the last complete step, unless there is one or the disk is full."""
+        if self._saved_step == self.progress.step:
+            return
+        with self._interrupts.held():
+            if self.rank == 0:
+                self.monitor.sync()
+            if self.rank != 0 or self.checkpoints.save(self.state_dict(), self.progress.step) is not None:
+                self._saved_step = self.progress.step

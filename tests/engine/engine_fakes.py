@@ -1,0 +1,257 @@
+"""A model, a dataset and a run that are small enough to be killed twenty times in a test, and obey the same contracts
+as the real ones. Also what runs in the processes that are killed (see ``run_in_process``)."""
+
+from __future__ import annotations
+
+import ctypes
+import json
+import math
+import multiprocessing
+import os
+import runpy
+import signal
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+
+from diffmae_video.data import ClipBatch
+from diffmae_video.engine.checkpoint import CheckpointManager
+from diffmae_video.engine.monitor import Monitor
+from diffmae_video.engine.optimizer import LrSchedule, make_adamw, parameter_groups
+from diffmae_video.engine.tasks import PretrainTask
+from diffmae_video.engine.trainer import Trainer
+
+CLIP = (3, 2, 4, 4)  # C, T, H, W
+VIDEOS, REPEATS = 7, 2  # an epoch of 7 videos ends inside a step of 2
+
+
+class Output(NamedTuple):
+    loss: torch.Tensor
+    pred: torch.Tensor
+    mask: torch.Tensor
+    per_clip_loss: torch.Tensor
+    t: torch.Tensor | None
+
+
+class FakeModel(nn.Module):
+    """Denoises whole clips with two linear layers; t and noise are drawn per clip, dropout globally."""
+
+    def __init__(self, width: int = 16, dropout: float = 0.2, diffusion: bool = True):
+        super().__init__()
+        self.position = nn.Parameter(torch.zeros(1, 1, width))
+        self.first, self.norm = nn.Linear(math.prod(CLIP), width), nn.LayerNorm(width)
+        self.second, self.dropout = nn.Linear(width, math.prod(CLIP)), nn.Dropout(dropout)
+        self.diffusion = diffusion
+
+    def normalize(self, clips: torch.Tensor) -> torch.Tensor:
+        return clips.float() / 127.5 - 1
+
+    def no_weight_decay(self) -> set[str]:
+        return {"position"}
+
+    def forward(self, clip, mask=None, t=None, noise=None, generator=None) -> Output:
+        x0 = clip.flatten(1)
+        t = torch.cat([torch.randint(1000, (1,), generator=g) for g in generator])
+        noise = torch.stack([torch.randn(x0.shape[1], generator=g) for g in generator])
+        hidden = self.norm(self.first(x0 + noise * (t[:, None] / 1000))) + self.position[0]
+        pred = self.second(self.dropout(torch.tanh(hidden)))
+        per_clip = (pred - x0).square().mean(dim=1)
+        return Output(per_clip.mean(), pred, torch.ones(len(x0), 1), per_clip, t if self.diffusion else None)
+
+
+class FakeDataset(Dataset):
+    """Clips made of (draw, index); draws in ``failing`` report an unreadable file."""
+
+    def __init__(self, failing: tuple[int, ...] = ()):
+        self.failing = failing
+
+    def __getitem__(self, item: tuple[int, int]):
+        draw, index = item
+        generator = torch.Generator().manual_seed(1000 * draw + index)
+        clips = torch.randint(256, (REPEATS, *CLIP), generator=generator, dtype=torch.uint8)
+        failures = [(f"bad_{draw % 3}.mp4", f"bad_{draw % 3}.mp4: no\nframes")] if draw in self.failing else []
+        return clips, draw, f"video_{index}.mp4", failures
+
+
+class FakeSampler:
+    """Micro-batches of (draw, index) from ``start_draw`` on, one permutation of the videos per epoch."""
+
+    def __init__(self, start_draw: int, per_step: int, micro_batches: int, rank: int = 0, world_size: int = 1):
+        self.start_draw, self.per_step, self.micro_batches = start_draw, per_step, micro_batches
+        self.rank, self.world_size = rank, world_size
+
+    def __iter__(self):
+        step_start, local = self.start_draw, self.per_step // self.world_size
+        while True:
+            draws = range(step_start + self.rank * local, step_start + (self.rank + 1) * local)
+            items = [(draw, self._index(draw)) for draw in draws]
+            size = local // self.micro_batches
+            yield from (items[i * size : (i + 1) * size] for i in range(self.micro_batches))
+            step_start += self.per_step
+
+    def _index(self, draw: int) -> int:
+        order = torch.randperm(VIDEOS, generator=torch.Generator().manual_seed(draw // VIDEOS))
+        return order[draw % VIDEOS].item()
+
+
+def collate(samples) -> ClipBatch:
+    ids = torch.tensor([draw * REPEATS + r for _, draw, _, _ in samples for r in range(REPEATS)])
+    clips = torch.cat([clips for clips, _, _, _ in samples])
+    paths = [path for _, _, path, _ in samples for _ in range(REPEATS)]
+    failures = [failure for *_, failures in samples for failure in failures]
+    return ClipBatch(clips, torch.full((len(ids),), -1), ids, paths, failures)
+
+
+def end_with_parent(worker: int) -> None:
+    """A loader's worker notices that its parent was killed only if that happened after its first moments."""
+    parent_death_signal = 1  # PR_SET_PDEATHSIG of Linux
+    ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+    if os.getppid() == 1:
+        os._exit(1)
+
+
+def make_trainer(
+    folder: str | Path,
+    steps: int = 12,
+    videos_per_step: int = 4,
+    accumulation: int = 2,
+    num_workers: int = 0,
+    failing: tuple[int, ...] = (),
+    log_period: int = 1,
+    checkpoint_period: int = 3,
+    keep_period: int = 0,
+    model: nn.Module | None = None,
+    task=None,
+    rank: int = 0,
+    world_size: int = 1,
+    tensorboard: bool = False,
+    **options,
+) -> Trainer:
+    """A run of the fakes; ``options`` replace arguments of the trainer."""
+    folder, clips_per_step = Path(folder), videos_per_step * REPEATS
+    if model is None:
+        torch.manual_seed(0)
+        model = FakeModel()
+
+    def make_loader(start_draw: int) -> DataLoader:
+        sampler = FakeSampler(start_draw, videos_per_step, accumulation, rank, world_size)
+        context = "fork" if num_workers else None
+        return DataLoader(
+            FakeDataset(failing), batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
+            multiprocessing_context=context, worker_init_fn=end_with_parent if num_workers else None,
+        )  # fmt: skip
+
+    arguments = {
+        "model": model,
+        "task": task or PretrainTask(1000),
+        "optimizer": make_adamw(parameter_groups(model, 0.05)),
+        "schedule": LrSchedule(1e-2, 2 * clips_per_step, steps * clips_per_step),
+        "make_loader": make_loader,
+        "total_steps": steps,
+        "clips_per_step": clips_per_step,
+        "draws_per_step": videos_per_step,
+        "accumulation": accumulation,
+        "precision": "fp32",
+        "clip_grad_norm": 0.5,
+        "checkpoints": CheckpointManager(folder / "checkpoints", keep_period),
+        "checkpoint_period": checkpoint_period,
+        "monitor": Monitor(folder, steps * clips_per_step, VIDEOS, log_period, tensorboard, terminal=False),
+        "device": torch.device("cpu"),
+        "seed": 3,
+        "max_unreadable_fraction": 0.5,
+        "output_dir": folder,
+        "config_text": "SEED: 3\n",
+        "rank": rank,
+        "world_size": world_size,
+    }
+    return Trainer(**{**arguments, **options})
+
+
+TIMINGS = ("clips_per_second", "data_wait_share", "wall_seconds")
+
+
+def log_lines(folder: str | Path, name: str = "log.jsonl") -> list[dict]:
+    """The lines of a run's log without what depends on the clock; floats compare exactly."""
+    lines = [json.loads(line) for line in (Path(folder) / name).read_text().splitlines()]
+    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+
+
+# ----------------------------------------------------------------------------------------- in a process of its own
+
+
+def kill_at_call(owner: object, name: str, call: int) -> None:
+    """Replaces ``owner.name`` by one that SIGKILLs this process at its ``call``-th call (from 1), before acting."""
+    original, calls = getattr(owner, name), [0]
+
+    def counting(*arguments, **keywords):
+        calls[0] += 1
+        if calls[0] == call:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*arguments, **keywords)
+
+    setattr(owner, name, counting)
+
+
+KILL_SPOTS = {
+    "forward": (FakeModel, "forward"),  # twice per step with accumulation 2
+    "update": (torch.optim.AdamW, "step"),
+    "write": (os, "write"),  # inside the temporary file
+    "fsync": (os, "fsync"),
+    "replace": (os, "replace"),  # the checkpoint, then ``latest``
+    "unlink": (os, "unlink"),
+}
+
+
+def train(folder: str, kill: tuple[str, int] | None = None, **options) -> None:
+    """Trains to the end, or until ``kill`` = (spot, number of its call) ends the process."""
+    torch.set_num_threads(1)
+    trainer = make_trainer(folder, **options)
+    if kill is not None:
+        kill_at_call(*KILL_SPOTS[kill[0]], kill[1])
+    trainer.run()
+
+
+def train_rank(folder: str, rank: int, world_size: int, **options) -> None:
+    """One of several processes that train together, each on its part of every step."""
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    torch.manual_seed(0)
+    model = nn.parallel.DistributedDataParallel(FakeModel(dropout=0.0))
+    make_trainer(folder, model=model, rank=rank, world_size=world_size, **options).run()
+    torch.distributed.barrier()
+    # Without tearing down: the wrapper's destructor can wait for a thread of gloo's that waits for the interpreter.
+    os._exit(0)
+
+
+def run_in_process(function: str, *arguments, wait: bool = True, **keywords) -> multiprocessing.Process:
+    """Calls a function of this file in a new process; with ``wait``, returns when it has ended (``exitcode``: how).
+
+    The process is forked from a server that has imported torch and used no thread of it: fast, and safe wherever in
+    the test session it happens.
+    """
+    context = multiprocessing.get_context("forkserver")
+    # torch._dynamo: torch.optim imports it at its first step, which takes longer than these runs.
+    context.set_forkserver_preload(["diffmae_video.engine.trainer", "torch._dynamo"])
+    call = {"CALL": (function, arguments, keywords)}
+    process = context.Process(target=runpy.run_path, args=(__file__, call, "process_of_its_own"))
+    process.start()
+    if wait:
+        finish(process)
+    return process
+
+
+def finish(process: multiprocessing.Process, seconds: float = 60) -> None:
+    """Waits for a process, and ends one that hangs: the test session would wait for it for ever."""
+    process.join(seconds)
+    if process.is_alive():
+        process.kill()
+        process.join()
+        raise TimeoutError(f"a process of the test did not end within {seconds} s")
+
+
+if __name__ == "process_of_its_own":
+    _function, _arguments, _keywords = CALL  # noqa: F821 (given by run_in_process)
+    globals()[_function](*_arguments, **_keywords)

@@ -1,0 +1,74 @@
+"""Runs what a configuration describes.
+
+    python tools/run_net.py --cfg configs/demo/pretrain.yaml
+    python tools/run_net.py --cfg configs/K400/ViT_L.yaml more.yaml DATA.PATH_TO_DATA_DIR /data/k400 SOLVER.EPOCHS 100
+
+Exit codes: 0 the run is complete; 2 it cannot go on, and one line says why; 130 Ctrl-C (143 SIGTERM), state saved.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    """``files``, ``overrides`` and ``print_config`` from the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--cfg",
+        nargs="+",
+        action="extend",
+        required=True,
+        metavar="FILE",
+        help="YAML files, merged in this order; KEY VALUE pairs that follow them override single keys",
+    )
+    parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="the same pairs, given before --cfg")
+    parser.add_argument("--print-config", action="store_true", help="print the resolved configuration and stop")
+    parsed = parser.parse_args(arguments)
+    # argparse gives everything after --cfg to it; the files are what comes before the first KEY.
+    is_file = [item.endswith((".yaml", ".yml")) for item in parsed.cfg] + [False]
+    parsed.files, tail = parsed.cfg[: is_file.index(False)], parsed.cfg[is_file.index(False) :]
+    parsed.overrides += tail
+    if not parsed.files:
+        parser.error(f"--cfg {parsed.cfg[0]}: expected a .yaml file")
+    return parsed
+
+
+def run(files: Sequence[str], overrides: Sequence[str], print_config: bool) -> int:
+    """Loads the configuration and runs its task; returns the exit code."""
+    # Imported here, so that --help and a wrong option answer at once.
+    from diffmae_video.build import build_trainer
+    from diffmae_video.config import ConfigError, dump, load_config
+    from diffmae_video.data import UnreadableVideo
+    from diffmae_video.engine import RunError, TrainingInterrupted, configure_logging
+
+    configure_logging()
+    try:
+        cfg = load_config(files, overrides)
+        if print_config:
+            print(dump(cfg), end="")
+            return 0
+        build_trainer(cfg).run()
+        return 0
+    except TrainingInterrupted as stop:
+        print(stop, file=sys.stderr)
+        return stop.exit_code
+    except (ConfigError, RunError, UnreadableVideo, OSError) as error:
+        # What a user can act on; anything else is a fault of the program and keeps its traceback.
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+
+
+def main() -> int:
+    arguments = parse_arguments()
+    try:
+        return run(arguments.files, arguments.overrides, arguments.print_config)
+    except KeyboardInterrupt:
+        print("interrupted before training had started", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())
