@@ -102,7 +102,14 @@ def build_model(cfg: CfgNode) -> MaskedAutoencoder:
         decoder = build_decoder(cfg, encoder)
         if cfg.MODEL.NAME == "MAE":
             return MAE(encoder, decoder, **masking)
-        return DiffMAE(encoder, decoder, build_schedule(cfg), prediction=cfg.MODEL.PREDICTION, **masking)
+        return DiffMAE(
+            encoder,
+            decoder,
+            build_schedule(cfg),
+            prediction=cfg.MODEL.PREDICTION,
+            input_scaling=cfg.MODEL.INPUT_SCALING,
+            **masking,
+        )
 
 
 def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAutoencoder:

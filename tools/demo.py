@@ -18,7 +18,9 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA, CONFIG, RUN = Path("data_demo/motion"), Path("configs/demo/pretrain.yaml"), Path("runs/demo")
-HELD_OUT = {"val": 4, "unseen": 2}  # split: clips to inpaint
+# Camera paths that were not trained on, over photographs that were; and over photographs that were not.
+HELD_OUT = ("val", "unseen")
+MASK = ("--mask", "tube", "--stride", "2", "--steps", "20")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:
@@ -26,6 +28,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--data", type=Path, default=DATA, help=f"folder of the rendered set (default {DATA})")
     parser.add_argument("--output", type=Path, default=RUN, help=f"folder of the run (default {RUN})")
     parser.add_argument("--clips", type=int, default=400, help="clips to render (default 400)")
+    parser.add_argument("--inpaint", type=int, default=3, help="clips to inpaint of each held-out split (default 3)")
     parser.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="config overrides, e.g. SOLVER.MAX_STEPS 50")
     return parser.parse_args(arguments)
 
@@ -39,12 +42,12 @@ def run(*command: str | Path) -> None:
         raise SystemExit(status)
 
 
-def held_out_clips(data: Path) -> list[Path]:
-    """The first clips of the splits that were not trained on."""
+def held_out_clips(data: Path, count: int) -> list[Path]:
+    """Clips that were not trained on, ``count`` of each split, spread over its list."""
     clips = []
-    for split, count in HELD_OUT.items():
-        lines = (data / f"{split}.csv").read_text().splitlines()
-        clips += [data / line.rpartition(" ")[0] for line in lines[:count]]
+    for split in HELD_OUT:
+        lines = (ROOT / data / f"{split}.csv").read_text().splitlines()
+        clips += [data / lines[i * len(lines) // count].rpartition(" ")[0] for i in range(count)]
     return clips
 
 
@@ -63,35 +66,14 @@ def main() -> None:
     options = parse()
     started = time.monotonic()
     run("datasets/render_motion_set.py", "--output", options.data, "--clips", str(options.clips))
-    run(
-        "tools/run_net.py",
-        "--cfg",
-        CONFIG,
-        "DATA.PATH_TO_DATA_DIR",
-        options.data,
-        "OUTPUT_DIR",
-        options.output,
-        *options.overrides,
-    )
+    train = ["tools/run_net.py", "--cfg", CONFIG, "DATA.PATH_TO_DATA_DIR", options.data, "OUTPUT_DIR", options.output]
+    run(*train, *options.overrides)
     results, folder = {}, options.output / "inpainted"
-    for clip in held_out_clips(options.data):
-        metrics = folder / f"{clip.stem}.json"
-        run(
-            "tools/inpaint.py",
-            "--weights",
-            options.output,
-            "--input",
-            clip,
-            "--mask",
-            "random",
-            "--output",
-            metrics.with_suffix(".mp4"),
-            "--sheet",
-            metrics.with_suffix(".png"),
-            "--metrics",
-            metrics,
-        )
-        results[f"{clip.parent.name}/{clip.stem}"] = json.loads((ROOT / metrics).read_text())["psnr"]
+    for clip in held_out_clips(options.data, options.inpaint):
+        file = folder / clip.name
+        files = ["--output", file, "--sheet", file.with_suffix(".png"), "--metrics", file.with_suffix(".json")]
+        run("tools/inpaint.py", "--weights", options.output, "--input", clip, *MASK, *files)
+        results[f"{clip.parent.name}/{clip.stem}"] = json.loads((ROOT / file.with_suffix(".json")).read_text())["psnr"]
     print(f"\n{summary(results)}\n\nmasked input | inpainted | original, in {time.monotonic() - started:.0f} s:")
     for video in sorted((ROOT / folder).glob("*.mp4")):
         print(f"  {video}\n  {video.with_suffix('.png')}")

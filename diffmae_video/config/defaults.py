@@ -45,6 +45,7 @@ _C.MODEL = Node()
 _C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of the noisy patch)
 _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
+_C.MODEL.INPUT_SCALING = "none"  # noisy patches enter the decoder as they are, or "signal": times sqrt(abar_t)
 _C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
 
 # Of "sincos" positions: their slowest wave is 2 pi * this many tokens long. Small grids want less (the demo: 30).

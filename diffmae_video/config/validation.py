@@ -21,6 +21,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "DATA.DECODER": ("auto", "decord", "pyav"),
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
+    "MODEL.INPUT_SCALING": ("none", "signal"),
     "MODEL.TARGET": ("raw", "normalized"),
     "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
     "MODEL.ENCODER.POSITION": ("separable", "sincos"),

@@ -18,6 +18,7 @@ from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, 
 from diffmae_video.models.patches import gather_tokens, patchify
 
 PREDICTIONS = ("x0", "eps", "v")
+INPUT_SCALINGS = ("none", "signal")
 
 
 class DiffMAE(MaskedAutoencoder):
@@ -28,18 +29,30 @@ class DiffMAE(MaskedAutoencoder):
             :class:`MaskedAutoencoder`.
         schedule: noise levels; timesteps are drawn uniformly from all of them.
         prediction: what the decoder predicts: ``"x0"`` (clean patches, the paper's choice), ``"eps"`` or ``"v"``.
+        input_scaling: how x_t enters the decoder: ``"none"``, as it is, or ``"signal"``, times sqrt(abar_t). That is
+            the best linear estimate of x_0 for data of unit variance: pure noise enters as almost nothing, and the
+            decoder does not have to learn at every timestep anew how far to trust its input. Small models sample
+            visibly more coherent pictures with it.
 
     Raises:
-        ValueError: unknown prediction or target.
+        ValueError: unknown prediction, input scaling or target.
     """
 
     def __init__(
-        self, encoder: SpaceTimeViT, decoder: Decoder, schedule: NoiseSchedule, prediction: str = "x0", **masking
+        self,
+        encoder: SpaceTimeViT,
+        decoder: Decoder,
+        schedule: NoiseSchedule,
+        prediction: str = "x0",
+        input_scaling: str = "none",
+        **masking,
     ):
         super().__init__(encoder, decoder, **masking)
         if prediction not in PREDICTIONS:
             raise ValueError(f"unknown prediction {prediction!r}: choose one of {', '.join(PREDICTIONS)}")
-        self.schedule, self.prediction = schedule, prediction
+        if input_scaling not in INPUT_SCALINGS:
+            raise ValueError(f"unknown input scaling {input_scaling!r}: choose one of {', '.join(INPUT_SCALINGS)}")
+        self.schedule, self.prediction, self.input_scaling = schedule, prediction, input_scaling
         patch_values, width = decoder.head.out_features, decoder.head.in_features
         # The *pixels* of a noisy patch are embedded; the noise is never added to an embedding.
         self.noisy_embed = nn.Linear(patch_values, width)
@@ -88,6 +101,8 @@ class DiffMAE(MaskedAutoencoder):
 
     def denoise(self, context: Context, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The decoder's prediction (B, M, P) for noisy hidden patches ``x_t`` (B, M, P) at timesteps ``t`` (B,)."""
+        if self.input_scaling == "signal":
+            x_t = self.schedule.scales(t, x_t)[0] * x_t
         tokens = self.noisy_embed(x_t) + self.decoder.positions(context.hidden) + self.time_embed(t)
         return self.decoder(tokens, context.layers)
 

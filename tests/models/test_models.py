@@ -171,6 +171,16 @@ def test_the_timestep_matters():
 # ------------------------------------------------------------------------------------------------------------- losses
 
 
+def test_scaled_input_is_the_linear_estimate_of_the_clean_patches():
+    plain, scaled = build().eval(), build(input_scaling="signal").eval()
+    mask, t = make_mask("random", plain.grid, 0.5, 1), torch.tensor([700])
+    context, x_t = plain.prepare(clips(1), mask), torch.randn(1, 6, 384)
+    signal = plain.schedule.abar[700].sqrt().float()
+    torch.testing.assert_close(scaled.denoise(context, x_t, t), plain.denoise(context, signal * x_t, t))
+    pure_noise = [scaled.denoise(context, torch.randn(1, 6, 384), torch.tensor([999])) for _ in range(2)]
+    torch.testing.assert_close(*pure_noise, atol=1e-2, rtol=0)
+
+
 @pytest.mark.parametrize("prediction", ["x0", "eps", "v"])
 def test_the_loss_is_the_mean_squared_error_to_what_is_predicted(prediction):
     model = build(prediction=prediction)
