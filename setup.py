@@ -43,9 +43,11 @@ setup(
         "tensorboard",
     ],
     extras_require={
+        # DATA.DECODER "torchcodec"; needs FFmpeg's shared libraries on the system, and the release made for your torch
+        "torchcodec": ["torchcodec"],
         # sample photographs for the rendered demo set
         "demo": ["scikit-image", "scikit-learn"],
         # test runner, lint, and the independent implementations that tests compare with
-        "dev": ["pytest", "pytest-xdist", "ruff", "transformers", "diffusers"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "transformers", "diffusers", "webdataset"],
     },
 )

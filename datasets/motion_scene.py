@@ -27,8 +27,8 @@ CLASSES = {
 }
 
 # Ranges that the views of all classes share. Lengths are in units of the photograph's shorter side.
-VIEW_SIDE = (0.4, 0.68)
-VIEW_ANGLE = math.radians(16)
+VIEW_SIDE = (0.55, 0.8)
+VIEW_ANGLE = math.radians(8)
 PAN = (0.24, 0.36)  # way of a pan, in view sides (less where the photograph ends)
 
 
@@ -41,7 +41,6 @@ class Scene:
     radius: float  # of the cut-out
     harmonics: np.ndarray  # (K, 2): amplitude and phase of the outline's waves, which make a pebble of the circle
     texture_centre: np.ndarray  # (2,): where on the second photograph the cut-out was cut
-    flip: bool  # photographs mirrored
 
 
 def sweep(rng: np.random.Generator, low: float, high: float, way: float, progress: np.ndarray) -> np.ndarray:
@@ -100,7 +99,7 @@ def draw_scene(rng: np.random.Generator, name: str, frames: int, aspect: float) 
         camera, cutout = camera[::-1].copy(), cutout[::-1].copy()
     waves = np.stack([rng.uniform(0, 0.16, size=3) / np.arange(1, 4), rng.uniform(0, 2 * math.pi, size=3)], axis=1)
     radius = rng.uniform(0.13, 0.2) * math.sqrt(VIEW_SIDE[0] * VIEW_SIDE[1])
-    return Scene(camera, cutout, radius, waves, rng.uniform(0.35, 0.65, size=2), bool(rng.random() < 0.5))
+    return Scene(camera, cutout, radius, waves, rng.uniform(0.35, 0.65, size=2))
 
 
 def sample_photograph(photograph: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
@@ -133,8 +132,6 @@ def coverage(points: torch.Tensor, scene: Scene, softness: torch.Tensor | float)
 
 def render(scene: Scene, photograph: torch.Tensor, texture: torch.Tensor, size: int) -> np.ndarray:
     """Frames uint8 (T, size, size, 3) of ``scene``; the cut-out shows ``texture`` and throws a soft shadow."""
-    if scene.flip:
-        photograph, texture = photograph.flip(-1), texture.flip(-1)
     axis = (torch.arange(size, dtype=torch.float64) + 0.5) / size - 0.5
     view = torch.stack(torch.meshgrid(axis, axis, indexing="xy"), dim=-1)  # (h, w, 2): x, y
     position, side, angle = scene.camera[:, :2], scene.camera[:, 2], scene.camera[:, 3]

@@ -34,29 +34,29 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from motion_scene import CLASSES, draw_scene, render
+from motion_scene import CLASSES, VIEW_SIDE, draw_scene, render
 from PIL import Image
 
 from diffmae_video.data.writing import write_video
 
-VERSION = 1  # raised whenever the same arguments give other clips, so that old sets are rendered again
+VERSION = 2  # raised whenever the same arguments give other clips, so that old sets are rendered again
 STAMP, STARTED = "motion_set.json", "motion_set.unfinished"
 FPS = 12
+# Sharpness of the photographs, 1 = as sharp as a clip can show. Soft pictures are what a network that trains for a few
+# minutes can learn to continue: at 1, neighbouring 8 x 8 patches say little about each other.
+DETAIL = 0.25
 
-# (package, file inside it, crop box as shares of width and height). The crop of the retina is the square inside the
-# round picture, so that no view shows the black surround.
+# (package, file inside it, crop box as shares of width and height). Few photographs, all with large shapes: a small
+# network gets to know them within minutes.
 SEEN = [
     ("sklearn", "datasets/images/china.jpg", (0, 0, 1, 1)),
     ("skimage", "data/astronaut.png", (0, 0, 1, 1)),
     ("sklearn", "datasets/images/flower.jpg", (0, 0, 1, 1)),
     ("skimage", "data/chelsea.png", (0, 0, 1, 1)),
-    ("skimage", "data/motorcycle_left.png", (0, 0, 1, 1)),
-    ("skimage", "data/coins.png", (0, 0, 1, 1)),
-    ("skimage", "data/ihc.png", (0, 0, 1, 1)),
-    ("skimage", "data/retina.jpg", (0.16, 0.16, 0.84, 0.84)),
+    ("skimage", "data/coffee.png", (0, 0, 1, 1)),
 ]
 UNSEEN = [
-    ("skimage", "data/coffee.png", (0, 0, 1, 1)),
+    ("skimage", "data/motorcycle_left.png", (0, 0, 1, 1)),
     ("skimage", "data/rocket.jpg", (0, 0, 1, 1)),
     ("skimage", "data/camera.png", (0, 0, 1, 1)),
 ]
@@ -76,7 +76,7 @@ def photograph_path(package: str, file: str) -> Path:
 
 
 def load_photograph(source: tuple[str, str, tuple[float, ...]], size: int) -> torch.Tensor:
-    """One photograph as float (3, H, W) in [0, 255], scaled so that a mid-sized view is about ``size`` pixels wide.
+    """One photograph as float (3, H, W) in [0, 255]; a mid-sized view of it holds ``DETAIL * size`` pixels a side.
 
     Scaling down with a wide filter beforehand is what keeps the rendered motion free of flicker.
     """
@@ -85,7 +85,7 @@ def load_photograph(source: tuple[str, str, tuple[float, ...]], size: int) -> to
     image = image.crop(
         (round(left * image.width), round(top * image.height), round(right * image.width), round(bottom * image.height))
     )
-    scale = size / 0.6 / min(image.size)
+    scale = DETAIL * size / (sum(VIEW_SIDE) / 2) / min(image.size)
     image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.LANCZOS)
     return torch.from_numpy(np.asarray(image, np.float32).copy()).permute(2, 0, 1)
 

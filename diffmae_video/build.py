@@ -7,13 +7,28 @@ import logging
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 from fvcore.common.config import CfgNode
 from torch.utils.data import DataLoader
 
-from diffmae_video.config import dump, from_yaml, resolve_encoder
-from diffmae_video.data import ClipDataset, DrawSampler, UnreadableVideo, make_loader, read_manifest
+from diffmae_video.config import dump, from_yaml, is_mix, resolve_encoder
+from diffmae_video.data import (
+    ORIENTED_FORMATS,
+    ClipDataset,
+    ColorJitter,
+    CropAndFlip,
+    DrawSampler,
+    MixDataset,
+    MixSampler,
+    PretrainTransform,
+    UnreadableVideo,
+    detect_format,
+    make_loader,
+    read_manifest,
+    shard_order,
+)
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.engine import (
     CheckpointManager,
@@ -134,26 +149,70 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAu
 # ---------------------------------------------------------------------------------------------------------------- data
 
 
-def build_dataset(cfg: CfgNode, split: str = "train") -> ClipDataset:
+class DataSource(NamedTuple):
+    """One source of clips: the values of DATA, or those of one element of DATA.MIX."""
+
+    path: str
+    format: str
+    prefix: str
+    weight: float
+    num_frames: int
+    sampling_rate: int
+
+
+def data_sources(cfg: CfgNode) -> list[DataSource]:
+    """The sources of a run: one, unless ``DATA.MIX`` names several."""
+    data, mix = cfg.DATA, cfg.DATA.MIX
+    if not is_mix(cfg):
+        return [
+            DataSource(data.PATH_TO_DATA_DIR, data.FORMAT, data.PATH_PREFIX, 1.0, data.NUM_FRAMES, data.SAMPLING_RATE)
+        ]
+    count = len(mix.PATHS)
+    columns = (mix.PATHS, mix.FORMATS, mix.PREFIXES, mix.WEIGHTS, mix.NUM_FRAMES, mix.SAMPLING_RATES)
+    rows = zip(*(column if len(column) == count else list(column) * count for column in columns), strict=True)
+    return [
+        source._replace(
+            num_frames=source.num_frames or data.NUM_FRAMES, sampling_rate=source.sampling_rate or data.SAMPLING_RATE
+        )
+        for source in (DataSource(*row) for row in rows)
+    ]
+
+
+def build_dataset(cfg: CfgNode, split: str = "train") -> ClipDataset | MixDataset:
     """The clips of a split: random and augmented for ``"train"``, centred and never substituted otherwise.
 
     Raises:
-        DatasetError: nothing usable at ``DATA.PATH_TO_DATA_DIR``; the message names the page that prepares the dataset.
+        DatasetError: nothing usable at ``DATA.PATH_TO_DATA_DIR`` or one of ``DATA.MIX.PATHS``, or flips of a dataset
+            that tells left from right; the message names the page that prepares the dataset.
     """
+    datasets = [build_source(cfg, split, source) for source in data_sources(cfg)]
+    return MixDataset(datasets) if is_mix(cfg) else datasets[0]
+
+
+def build_source(cfg: CfgNode, split: str, source: DataSource) -> ClipDataset:
+    """One source of :func:`build_dataset`; raises what that does."""
     data = cfg.DATA
     try:
-        if not data.PATH_TO_DATA_DIR:
+        if not source.path:
             raise FileNotFoundError("DATA.PATH_TO_DATA_DIR is not set")
-        entries = read_manifest(data.PATH_TO_DATA_DIR, split, data.PATH_PREFIX)
+        layout = detect_format(source.path, split) if source.format == "auto" else source.format
+        if layout in ORIENTED_FORMATS and data.HORIZONTAL_FLIP:
+            raise DatasetError(
+                f"{source.path} is Something-Something, whose classes tell left from right: a mirrored video would "
+                "carry the label of another class. Set DATA.HORIZONTAL_FLIP to False"
+            )
+        entries = read_manifest(source.path, split, source.prefix, layout, data.LABELS, data.FOLD)
     except (FileNotFoundError, ValueError) as error:
         raise DatasetError(
             f"{error}. {data.PAGE} says how to prepare this dataset; give its place as DATA.PATH_TO_DATA_DIR "
             "/path/to/it. configs/demo runs without it (`make demo`)"
         ) from error
+    classes = len({entry.label for entry in entries if entry.label >= 0})
+    logger.info("%s: %d videos of %d classes in %s (%s)", split, len(entries), classes, source.path, layout)
     return ClipDataset(
         entries,
-        num_frames=data.NUM_FRAMES,
-        sampling_rate=data.SAMPLING_RATE,
+        num_frames=source.num_frames,
+        sampling_rate=source.sampling_rate,
         crop_size=data.CROP_SIZE,
         crop_scale=tuple(data.CROP_SCALE),
         crop_aspect=tuple(data.CROP_ASPECT),
@@ -162,28 +221,52 @@ def build_dataset(cfg: CfgNode, split: str = "train") -> ClipDataset:
         train=split == "train",
         decoder=data.DECODER,
         decode_short_side=data.DECODE_SHORT_SIDE,
+        decode_timeout=data.DECODE_TIMEOUT,
         seed=cfg.SEED,
+        sampling=data.SAMPLING,
+        transform=build_transform(cfg) if split == "train" else None,
     )
+
+
+def build_transform(cfg: CfgNode) -> PretrainTransform | None:
+    """The augmentation of training clips; None where it is the random resized crop that ``ClipDataset`` does itself."""
+    augment, jitter = cfg.AUGMENT, cfg.AUGMENT.COLOR_JITTER
+    if augment.CROP == "random_resized" and not jitter and not augment.GRAYSCALE:
+        return None
+    crop = CropAndFlip(
+        cfg.DATA.CROP_SIZE,
+        augment.CROP,
+        scale=tuple(cfg.DATA.CROP_SCALE),
+        aspect=tuple(cfg.DATA.CROP_ASPECT),
+        horizontal_flip=cfg.DATA.HORIZONTAL_FLIP,
+    )
+    return PretrainTransform(crop, ColorJitter(jitter, jitter, jitter), augment.GRAYSCALE)
 
 
 def build_loader(
     cfg: CfgNode,
-    dataset: ClipDataset,
+    dataset: ClipDataset | MixDataset,
     start_draw: int = 0,
     rank: int = 0,
     world_size: int = 1,
     pin_memory: bool = False,
 ) -> DataLoader:
     """Endless micro-batches of ``dataset`` for one process, from draw number ``start_draw`` on."""
-    sampler = DrawSampler(
-        len(dataset),
-        seed=cfg.SEED,
-        start_draw=start_draw,
-        rank=rank,
-        world_size=world_size,
-        videos_per_step=cfg.SOLVER.BATCH_SIZE // cfg.DATA.REPEATED_SAMPLING,
-        micro_batches=cfg.SOLVER.ACCUMULATION_STEPS,
-    )
+    sources = dataset.sources if isinstance(dataset, MixDataset) else [dataset]
+    orders = [shard_order(source, cfg.SEED, cfg.DATA.SHARD_SHUFFLE_WINDOW) for source in sources]
+    options = {
+        "seed": cfg.SEED,
+        "start_draw": start_draw,
+        "rank": rank,
+        "world_size": world_size,
+        "videos_per_step": cfg.SOLVER.BATCH_SIZE // cfg.DATA.REPEATED_SAMPLING,
+        "micro_batches": cfg.SOLVER.ACCUMULATION_STEPS,
+    }
+    if isinstance(dataset, MixDataset):
+        weights = [source.weight for source in data_sources(cfg)]
+        sampler = MixSampler(dataset.sizes, weights, orders=orders, **options)
+    else:
+        sampler = DrawSampler(len(dataset), order=orders[0], **options)
     loader = cfg.DATA_LOADER
     return make_loader(
         dataset,
@@ -261,7 +344,7 @@ def build_trainer(cfg: CfgNode) -> Trainer:
     )
 
 
-def readable_clips(dataset: ClipDataset) -> Iterator[torch.Tensor]:
+def readable_clips(dataset: ClipDataset | MixDataset) -> Iterator[torch.Tensor]:
     """One clip (1, C, T, H, W) uint8 of every video that can be read, in order; the others are named in the log.
 
     Raises:
@@ -288,6 +371,8 @@ def build_evaluators(cfg: CfgNode, model: MaskedAutoencoder) -> list[Reconstruct
         dataset = build_dataset(cfg, "val")
     except DatasetError:
         dataset = build_dataset(cfg, "train")
+    if isinstance(dataset, MixDataset):
+        dataset = next(source for source in dataset.sources if source.num_frames == cfg.DATA.NUM_FRAMES)
     clips = torch.cat(list(itertools.islice(readable_clips(dataset), RECONSTRUCTED_CLIPS)))
     mask = make_mask(cfg.MASK.STRATEGY, model.grid, cfg.MASK.RATIO, len(clips), torch.Generator().manual_seed(cfg.SEED))
     return [

@@ -20,6 +20,7 @@ ALLOWED: dict[str, set[str]] = {
     "diffusion": set(),
     "models": {"diffusion"},
     "baselines": set(),
+    "benchmarking": set(),
     "mask_input": {"models"},
     "inpainting": {"models", "diffusion"},
     "visualize": {"data.writing"},

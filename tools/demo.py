@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parent.parent
 DATA, CONFIG, RUN = Path("data_demo/motion"), Path("configs/demo/pretrain.yaml"), Path("runs/demo")
 # Camera paths that were not trained on, over photographs that were; and over photographs that were not.
 HELD_OUT = ("val", "unseen")
-MASK = ("--mask", "tube", "--stride", "2", "--steps", "20")
+MASK = ("--mask", "tube", "--stride", "2", "--steps", "5")
 
 
 def parse(arguments: list[str] | None = None) -> argparse.Namespace:

@@ -11,6 +11,12 @@ input | inpainted | original side by side (--only-result: just the inpainted vid
 
 from __future__ import annotations
 
+import os
+
+# Waiting OpenMP threads sleep instead of spinning. On a CPU that training shares with its loader or with other
+# programs, spinning costs a factor of four and more. Read once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import json
 import sys

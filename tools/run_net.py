@@ -8,6 +8,12 @@ Exit codes: 0 the run is complete; 2 it cannot go on, and one line says why; 130
 
 from __future__ import annotations
 
+import os
+
+# Waiting OpenMP threads sleep instead of spinning. On a CPU that training shares with its loader or with other
+# programs, spinning costs a factor of four and more. Read once, when torch is imported.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
 import argparse
 import sys
 from collections.abc import Sequence

@@ -3,6 +3,7 @@
 from diffmae_video.config.defaults import get_cfg
 from diffmae_video.config.errors import ConfigError
 from diffmae_video.config.loading import dump, from_dict, from_yaml, load_config
+from diffmae_video.config.mix import is_mix
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
 from diffmae_video.config.validation import validate
 
@@ -13,6 +14,7 @@ __all__ = [
     "from_dict",
     "from_yaml",
     "get_cfg",
+    "is_mix",
     "load_config",
     "resolve_encoder",
     "validate",

@@ -15,25 +15,49 @@ _C.DEVICE = "auto"  # "auto" (CUDA where there is one, else CPU), "cpu", "cuda",
 
 # -------------------------------------------------------------------------------------------------------------- data
 _C.DATA = Node()
-# Where the data is: a folder with train.csv / val.csv, one .csv file, or a folder (searched recursively) of videos
-# and/or images.
-_C.DATA.PATH_TO_DATA_DIR = ""
-_C.DATA.PATH_PREFIX = ""  # put before the relative paths of a CSV; "" = relative to the folder of the CSV itself
+_C.DATA.PATH_TO_DATA_DIR = ""  # where the data is: a folder with lists, one list, or a folder of videos and/or images
+# How it is laid out: "auto" (looks), "list" (path label), "frame_list", "kinetics", "ssv2", "ucf101", "hmdb51",
+# "class_folders", "class_frames", "folder", "frames" or "shards"; datasets/README.md describes each.
+_C.DATA.FORMAT = "auto"
+_C.DATA.PATH_PREFIX = ""  # folder of a list's videos; "" = the folder of the list, or where its format has them
+_C.DATA.LABELS = ""  # file of class names and numbers; "" = the one beside the list, or alphabetical
+_C.DATA.FOLD = 1  # which of the three official splits of UCF101 and HMDB51
 _C.DATA.PAGE = "datasets/your_own_videos.md"  # the page that prepares this dataset; named when the data is missing
 _C.DATA.NUM_FRAMES = 16  # frames in a clip (T); 1 = images
+_C.DATA.SAMPLING = "dense"  # "dense" (SAMPLING_RATE apart) or "segment" (one frame out of each of T equal parts)
 _C.DATA.SAMPLING_RATE = 4  # distance between two sampled frames, in frames of the source
 _C.DATA.CROP_SIZE = 224  # height and width of a clip, pixels
 _C.DATA.CROP_SCALE = [0.5, 1.0]  # random resized crop: range of the cropped share of the frame's area
 _C.DATA.CROP_ASPECT = [0.75, 1.3333]  # random resized crop: range of width / height of the cropped region
 _C.DATA.HORIZONTAL_FLIP = True  # flip half of the clips; False where left and right carry meaning (Something-Something)
 _C.DATA.REPEATED_SAMPLING = 1  # clips drawn from one opened video; an epoch counts clips, so R clips = R videos' worth
-_C.DATA.DECODER = "auto"  # "auto" (decord, else PyAV), "decord", "pyav"
+_C.DATA.DECODER = "auto"  # "auto" (the fastest that is right for a file), "decord", "torchcodec", "pyav"
+# Seconds after which decoding a video is cut off, in a process beside every worker; 0 = never, in the worker itself.
+_C.DATA.DECODE_TIMEOUT = 60.0
 # Shorter side (pixels) to which frames are scaled while decoding, never upwards; 0 = full size.
 _C.DATA.DECODE_SHORT_SIDE = 0
 _C.DATA.MEAN = [0.5, 0.5, 0.5]  # pixel mean on the [0, 1] scale; 0.5 / 0.5 maps pixels onto [-1, 1]
 _C.DATA.STD = [0.5, 0.5, 0.5]  # pixel standard deviation on the [0, 1] scale
+# Of tar shards: so many are read at a time, their samples in random order; 1 reads them strictly one by one.
+_C.DATA.SHARD_SHUFFLE_WINDOW = 8
 # Training stops when more than this share of the draws so far (at least 20 failures) was unreadable.
 _C.DATA.MAX_UNREADABLE_FRACTION = 0.1
+# Several sources in one run, in place of PATH_TO_DATA_DIR, every optimiser step from one of them. PATHS has an element
+# per source; each of the other lists too, or one element for all.
+_C.DATA.MIX = Node()
+_C.DATA.MIX.PATHS = [""]  # as PATH_TO_DATA_DIR; [""] = no mix
+_C.DATA.MIX.FORMATS = ["auto"]  # as FORMAT
+_C.DATA.MIX.PREFIXES = [""]  # as PATH_PREFIX
+_C.DATA.MIX.WEIGHTS = [1.0]  # shares of the optimiser steps; their sum does not matter
+_C.DATA.MIX.NUM_FRAMES = [0]  # frames in a clip: 1 (images) or a multiple of the patch's; 0 = DATA.NUM_FRAMES
+_C.DATA.MIX.SAMPLING_RATES = [0]  # as SAMPLING_RATE; 0 = DATA.SAMPLING_RATE
+
+_C.AUGMENT = Node()
+# "random_resized" (DATA.CROP_SCALE, CROP_ASPECT) or "multi_scale" (VideoMAE: sides of 1, .875, .75, .66 of the shorter
+# side, at one of 13 places)
+_C.AUGMENT.CROP = "random_resized"
+_C.AUGMENT.COLOR_JITTER = 0.0  # v: brightness, contrast and saturation change by factors in [1 - v, 1 + v]; 0 = off
+_C.AUGMENT.GRAYSCALE = 0.0  # share of the clips that become black and white
 
 _C.DATA_LOADER = Node()
 _C.DATA_LOADER.NUM_WORKERS = 8  # decoding processes; 0 = decode in the training process

@@ -13,12 +13,16 @@ from typing import Any
 from fvcore.common.config import CfgNode
 
 from diffmae_video.config.errors import ConfigError
+from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
 
 # key: its allowed values
 CHOICES: dict[str, tuple[str, ...]] = {
     "TASK": ("pretrain",),
-    "DATA.DECODER": ("auto", "decord", "pyav"),
+    "DATA.FORMAT": DATA_FORMATS,
+    "DATA.SAMPLING": ("dense", "segment"),
+    "DATA.DECODER": ("auto", "decord", "torchcodec", "pyav"),
+    "AUGMENT.CROP": ("random_resized", "multi_scale"),
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
     "MODEL.INPUT_SCALING": ("none", "signal"),
@@ -45,6 +49,7 @@ LENGTHS = {
 # key: the range of its value, or of every element of its list; "(" and ")" leave the bound out, as in mathematics
 RANGES = {
     "SEED": "[0, 9223372036854775807]",
+    "DATA.FOLD": "[1, 3]",
     "DATA.NUM_FRAMES": "[1, inf)",
     "DATA.SAMPLING_RATE": "[1, inf)",
     "DATA.CROP_SIZE": "[1, inf)",
@@ -52,9 +57,16 @@ RANGES = {
     "DATA.CROP_ASPECT": "(0, inf)",
     "DATA.REPEATED_SAMPLING": "[1, inf)",
     "DATA.DECODE_SHORT_SIDE": "[0, inf)",
+    "DATA.DECODE_TIMEOUT": "[0, inf)",
     "DATA.MEAN": "[0, 1]",
     "DATA.STD": "(0, inf)",
+    "DATA.SHARD_SHUFFLE_WINDOW": "[1, inf)",
     "DATA.MAX_UNREADABLE_FRACTION": "[0, 1]",
+    "DATA.MIX.WEIGHTS": "(0, inf)",
+    "DATA.MIX.NUM_FRAMES": "[0, inf)",
+    "DATA.MIX.SAMPLING_RATES": "[0, inf)",
+    "AUGMENT.COLOR_JITTER": "[0, inf)",
+    "AUGMENT.GRAYSCALE": "[0, 1]",
     "DATA_LOADER.NUM_WORKERS": "[0, inf)",
     "DATA_LOADER.PREFETCH_FACTOR": "[1, inf)",
     "MODEL.PATCH_SIZE": "[1, inf)",
@@ -90,6 +102,8 @@ RANGES = {
 }
 
 NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE")
+# Formats of datasets in which a mirrored video is another class; the data room has the same list.
+ORIENTED_FORMATS = {"ssv2"}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
 
 
@@ -100,7 +114,7 @@ def validate(cfg: CfgNode) -> None:
     """
     problems = list(_check_values(cfg))
     if not problems:
-        for check in (_check_data, _check_encoder, _check_decoder, _check_mask, _check_target, _check_solver):
+        for check in CHECKS:
             problems += check(cfg)
     if problems:
         raise ConfigError.from_problems(problems)
@@ -168,6 +182,11 @@ def _check_data(cfg: CfgNode) -> Iterator[str]:
                 f"MODEL.PATCH_SIZE[{axis}] = {patch} does not divide {name} = {size}: set {name} to {nearest}, or "
                 f"choose a patch that divides {size}"
             )
+    if data_formats(cfg) & ORIENTED_FORMATS and cfg.DATA.HORIZONTAL_FLIP:
+        yield (
+            "DATA.HORIZONTAL_FLIP is True for Something-Something, whose classes tell left from right: a mirrored "
+            '"pushing something from left to right" would carry the label of another class. Set it to False'
+        )
 
 
 def _check_encoder(cfg: CfgNode) -> Iterator[str]:
@@ -276,3 +295,6 @@ def _check_solver(cfg: CfgNode) -> Iterator[str]:
             f"SOLVER.MIN_LR = {solver.MIN_LR:g} is above the peak learning rate {peak:g} = SOLVER.BASE_LR * BATCH_SIZE "
             "/ BASE_BATCH_SIZE: lower it"
         )
+
+
+CHECKS = (_check_data, check_mix, _check_encoder, _check_decoder, _check_mask, _check_target, _check_solver)

@@ -9,29 +9,59 @@ from importlib import import_module
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from diffmae_video.data.augment import ColorJitter, CropAndFlip, RandomErasing
     from diffmae_video.data.dataset import ClipDataset, ClipSample
     from diffmae_video.data.decoding import IMAGE_EXTENSIONS, UnreadableVideo, VideoInfo, read_frames, video_info
-    from diffmae_video.data.loader import ClipBatch, DrawSampler, collate, make_loader
-    from diffmae_video.data.manifest import NO_LABEL, VIDEO_EXTENSIONS, Entry, read_manifest
-    from diffmae_video.data.sampling import dense_indices
+    from diffmae_video.data.loader import ClipBatch, DrawSampler, MixSampler, collate, make_loader
+    from diffmae_video.data.manifest import (
+        FORMATS,
+        NO_LABEL,
+        ORIENTED_FORMATS,
+        VIDEO_EXTENSIONS,
+        Entry,
+        detect_format,
+        read_manifest,
+    )
+    from diffmae_video.data.mix import MixDataset
+    from diffmae_video.data.mixing import Mixing
+    from diffmae_video.data.pipelines import PretrainTransform, RecognitionTransform
+    from diffmae_video.data.rand_augment import RandAugment
+    from diffmae_video.data.sampling import dense_indices, segment_indices
+    from diffmae_video.data.shards import shard_order
+    from diffmae_video.data.views import read_views
     from diffmae_video.data.writing import write_gif, write_image, write_video
 
 _MODULES = {
     "ClipBatch": "loader",
     "ClipDataset": "dataset",
     "ClipSample": "dataset",
+    "ColorJitter": "augment",
+    "CropAndFlip": "augment",
     "DrawSampler": "loader",
     "Entry": "manifest",
+    "FORMATS": "manifest",
     "IMAGE_EXTENSIONS": "decoding",
+    "MixDataset": "mix",
+    "MixSampler": "loader",
+    "Mixing": "mixing",
     "NO_LABEL": "manifest",
+    "ORIENTED_FORMATS": "manifest",
+    "PretrainTransform": "pipelines",
+    "RandAugment": "rand_augment",
+    "RandomErasing": "augment",
+    "RecognitionTransform": "pipelines",
     "UnreadableVideo": "decoding",
     "VIDEO_EXTENSIONS": "manifest",
     "VideoInfo": "decoding",
     "collate": "loader",
     "dense_indices": "sampling",
+    "detect_format": "manifest",
     "make_loader": "loader",
     "read_frames": "decoding",
     "read_manifest": "manifest",
+    "read_views": "views",
+    "segment_indices": "sampling",
+    "shard_order": "shards",
     "video_info": "decoding",
     "write_gif": "writing",
     "write_image": "writing",
@@ -39,21 +69,36 @@ _MODULES = {
 }
 
 __all__ = [
+    "FORMATS",
     "IMAGE_EXTENSIONS",
     "NO_LABEL",
+    "ORIENTED_FORMATS",
     "VIDEO_EXTENSIONS",
     "ClipBatch",
     "ClipDataset",
     "ClipSample",
+    "ColorJitter",
+    "CropAndFlip",
     "DrawSampler",
     "Entry",
+    "MixDataset",
+    "MixSampler",
+    "Mixing",
+    "PretrainTransform",
+    "RandAugment",
+    "RandomErasing",
+    "RecognitionTransform",
     "UnreadableVideo",
     "VideoInfo",
     "collate",
     "dense_indices",
+    "detect_format",
     "make_loader",
     "read_frames",
     "read_manifest",
+    "read_views",
+    "segment_indices",
+    "shard_order",
     "video_info",
     "write_gif",
     "write_image",

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import os
 import signal
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch.utils.data import DataLoader, Sampler
 
@@ -30,6 +33,7 @@ class DrawSampler(Sampler):
         start_draw: the first draw.
         rank, world_size: this process, and how many there are.
         micro_batches: batches per step on this process.
+        order: gives the permutation of an epoch, int64 (size,), in place of a uniformly random one; for tar shards.
 
     Raises:
         ValueError: ``videos_per_step`` is not a multiple of ``world_size * micro_batches``, or a number is out of
@@ -45,6 +49,7 @@ class DrawSampler(Sampler):
         rank: int = 0,
         world_size: int = 1,
         micro_batches: int = 1,
+        order: Callable[[int], torch.Tensor] | None = None,
     ) -> None:
         if min(size, videos_per_step, world_size, micro_batches) < 1 or start_draw < 0 or not 0 <= rank < world_size:
             raise ValueError(
@@ -63,6 +68,7 @@ class DrawSampler(Sampler):
         self.rank = rank
         self.world_size = world_size
         self.micro_batches = micro_batches
+        self._permutation = order or self._random_permutation
         self._epoch = -1
         self._order = torch.empty(0, dtype=torch.int64)
 
@@ -78,9 +84,97 @@ class DrawSampler(Sampler):
     def _index(self, draw: int) -> int:
         epoch, place = divmod(draw, self.size)
         if epoch != self._epoch:
-            self._order = torch.randperm(self.size, generator=generator_from(self.seed, epoch))
+            self._order = self._permutation(epoch)
             self._epoch = epoch
         return int(self._order[place])
+
+    def _random_permutation(self, epoch: int) -> torch.Tensor:
+        return torch.randperm(self.size, generator=generator_from(self.seed, epoch))
+
+
+# 2^64 divided by the golden ratio: the multiples of this number are spread more evenly over [0, 2^64) than chance does.
+GOLDEN_STEP = np.uint64(0x9E3779B97F4A7C15)
+
+
+class MixSampler(DrawSampler):
+    """Endless batches over several sources, every step from one of them, so that its clips have one length.
+
+    Which source a step takes depends on the seed and the step's number alone; after any number of steps, each source
+    has had its share of them to within a few. A source goes through its own permutations, epoch by epoch: none of its
+    videos comes again before all have come. Draws are numbered over all sources together, and a run goes on with
+    ``start_draw`` as it does with a ``DrawSampler``, on any number of processes.
+
+    Args:
+        sizes: number of videos of every source; the indices of a source follow those of the one before.
+        weights: shares of the steps, > 0; their sum does not matter.
+        orders: an ``order`` of ``DrawSampler`` for every source, or None where its permutations are uniformly random.
+        others: as for ``DrawSampler``.
+
+    Raises:
+        ValueError: as ``DrawSampler``; also weights that do not fit the sizes, and a ``start_draw`` inside a step: the
+            number of videos per step cannot change between two parts of a run.
+    """
+
+    def __init__(
+        self,
+        sizes: Sequence[int],
+        weights: Sequence[float],
+        videos_per_step: int,
+        seed: int = 0,
+        start_draw: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        micro_batches: int = 1,
+        orders: Sequence[Callable[[int], torch.Tensor] | None] | None = None,
+    ) -> None:
+        super().__init__(min(sizes, default=0), videos_per_step, seed, start_draw, rank, world_size, micro_batches)
+        if len(weights) != len(sizes) or min(weights) <= 0:
+            raise ValueError(f"{len(sizes)} sources need as many weights above 0, got {list(weights)}")
+        if start_draw % videos_per_step:
+            raise ValueError(
+                f"a mix goes on at the beginning of a step, but draw {start_draw} is not a multiple of "
+                f"{videos_per_step} videos per step: keep the batch size with which the run was started"
+            )
+        self.sizes = list(sizes)
+        self._own_orders = list(orders or [None] * len(self.sizes))
+        self.offsets = np.concatenate([[0], np.cumsum(sizes)[:-1]]).tolist()
+        self.shares = np.cumsum(weights) / np.sum(weights)
+        self._start = np.uint64(torch.randint(2**62, (), generator=generator_from(seed, 0)))
+        self._source = 0
+        self._before = [0] * len(self.sizes)  # steps that every source had before the present one
+        self._orders: dict[int, tuple[int, torch.Tensor]] = {}  # source -> its epoch and that epoch's permutation
+
+    def sources(self, first_step: int, last_step: int) -> np.ndarray:
+        """Numbers of the sources of the steps [first_step, last_step), int64."""
+        steps = np.arange(first_step, last_step, dtype=np.uint64)
+        places = (self._start + steps * GOLDEN_STEP) / 2.0**64  # the product wraps around, as it should
+        return np.minimum(np.searchsorted(self.shares, places, side="right"), len(self.sizes) - 1)
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        step = self.start_draw // self.videos_per_step
+        # A source's own draws go on from there.
+        self._before = np.bincount(self.sources(0, step), minlength=len(self.sizes)).tolist()
+        batches = super().__iter__()
+        while True:
+            self._source = int(self.sources(step, step + 1)[0])
+            for _ in range(self.micro_batches):
+                yield next(batches)
+            self._before[self._source] += 1
+            step += 1
+
+    def _index(self, draw: int) -> int:
+        source = self._source
+        own_draw = self._before[source] * self.videos_per_step + draw % self.videos_per_step
+        epoch, place = divmod(own_draw, self.sizes[source])
+        if self._orders.get(source, (-1,))[0] != epoch:
+            self._orders[source] = epoch, self._permute(source, epoch)
+        return self.offsets[source] + int(self._orders[source][1][place])
+
+    def _permute(self, source: int, epoch: int) -> torch.Tensor:
+        own = self._own_orders[source]
+        if own is not None:
+            return own(epoch)
+        return torch.randperm(self.sizes[source], generator=generator_from(self.seed, epoch, source))
 
 
 class ClipBatch(NamedTuple):
@@ -147,6 +241,16 @@ def make_loader(
 
 
 def _start_worker(worker: int) -> None:
+    _end_with_parent()
     torch.set_num_threads(1)  # there is a worker for every core already
     # Ctrl-C reaches all processes of the terminal: the main one ends the workers, without a traceback from each.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def _end_with_parent() -> None:
+    """Ends this worker when the training process is killed; torch's own watch misses a kill in the first moments."""
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+        if os.getppid() == 1:
+            os._exit(1)

@@ -1,125 +1,176 @@
-"""Which videos a dataset holds: from a Kinetics-style CSV, or from a folder of videos and images."""
+"""Which videos a dataset holds: from its lists, in the forms in which people publish them, or from its folders."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-from diffmae_video.data.decoding import IMAGE_EXTENSIONS
+from diffmae_video.data.manifests import folders, kinetics, splits, ssv2
+from diffmae_video.data.manifests.common import (
+    MEDIA_EXTENSIONS,
+    NO_LABEL,
+    VIDEO_EXTENSIONS,
+    Entry,
+    Source,
+    first_file,
+    split_names,
+)
+from diffmae_video.data.manifests.lists import FRAME_LINE, content_lines, read_frame_list, read_list
+from diffmae_video.data.shards import read_shards, shard_folder
 
-VIDEO_EXTENSIONS = (
-    ".mp4", ".m4v", ".mov", ".webm", ".mkv", ".avi", ".flv", ".wmv", ".mpg", ".mpeg", ".ts", ".3gp", ".gif", ".ogv",
-)  # fmt: skip
-MEDIA_EXTENSIONS = VIDEO_EXTENSIONS + IMAGE_EXTENSIONS
-NO_LABEL = -1
-SEPARATORS = "\t,; "  # tried in this order; the space last, because paths hold spaces more often than the others
-HEADER_NAMES = {"path", "file", "filename", "file_name", "video", "video_path", "name"}
+__all__ = [
+    "FORMATS",
+    "MEDIA_EXTENSIONS",
+    "NO_LABEL",
+    "ORIENTED_FORMATS",
+    "VIDEO_EXTENSIONS",
+    "Entry",
+    "detect_format",
+    "read_manifest",
+]
+
+# Formats of datasets in which a mirrored video is another class ("pushing something from left to right").
+ORIENTED_FORMATS = ("ssv2",)
 
 
-class Entry(NamedTuple):
-    """One video of a dataset."""
+def read_manifest(
+    path: str | os.PathLike[str],
+    split: str = "train",
+    path_prefix: str = "",
+    format: str = "auto",
+    labels: str = "",
+    fold: int = 1,
+    keep_missing: bool = False,
+) -> list[Entry]:
+    """The videos of a dataset, in the order of its list.
 
-    path: str
-    label: int  # class number; NO_LABEL where the list names none
-
-
-def read_manifest(path: str | os.PathLike[str], split: str = "train", path_prefix: str = "") -> list[Entry]:
-    """The videos of a dataset, in the order of its list. Files are not touched: a missing one shows up when read.
+    Files are not touched: a missing one shows up when it is read. Only the official lists of Kinetics, of which nobody
+    has all videos, are compared with the disk.
 
     Args:
-        path: one of
-
-            - a folder that holds ``{split}.csv``;
-            - a ``.csv`` (or ``.txt``) file, whatever the split: one video per line, ``path label``. The separator is
-              a tab, comma, semicolon or space; a path may hold spaces, and may be quoted. The label is an integer in
-              the last field (-1 = none), and may be left out. Empty lines, lines that start with ``#`` and a header
-              line (``path,label``) are skipped;
-            - any other folder, whatever the split: all videos and images in it and below, sorted by path, without
-              labels. Names that start with a dot are skipped.
+        path: a folder, or one list.
         split: "train", "val", "test", ...
-        path_prefix: put before relative paths of a CSV (and of no folder); "" = the folder of the CSV.
+        path_prefix: folder of a list's videos; "" = the folder of the list, or where the format usually has them.
+        format: how the dataset is laid out.
+
+            - "auto": whatever ``detect_format`` finds.
+            - "list": a file, or ``{split}.csv`` in a folder, with one ``path label`` per line. The separator is a tab,
+              comma, semicolon or space; a path may hold spaces, and may be quoted. The label is an integer in the last
+              field (-1 = none), and may be left out. Empty lines, lines that start with ``#`` and a header line
+              (``path,label``) are skipped.
+            - "frame_list": the same with lines ``name first last label``, for folders of extracted frames.
+            - "kinetics": an official list, or ``{split}.csv`` in a folder: ``label,youtube_id,time_start,...``.
+            - "ssv2": ``train.json``, ``validation.json`` and ``labels.json`` of Something-Something V2.
+            - "ucf101": ``trainlist01.txt``, ``testlist01.txt`` and ``classInd.txt``.
+            - "hmdb51": ``<class>_test_split1.txt``.
+            - "class_folders": ``<class>/<video or image>``, or ``train/<class>/...``.
+            - "class_frames": ``<class>/<video>/<frame images>``, or ``train/<class>/...``.
+            - "folder": all videos and images of a folder and below, sorted by path, without labels.
+            - "frames": ``<video>/<frame images>``, without labels.
+            - "shards": tar shards (WebDataset), in the folder or one folder per split; see ``read_shards``.
+        labels: a file of class names and numbers for "kinetics", "ssv2", "class_folders" and "class_frames".
+        fold: which official split of "ucf101" and "hmdb51", 1 to 3.
+        keep_missing: "kinetics": also list the videos that are not on disk.
 
     Raises:
-        FileNotFoundError: ``path`` does not exist, or is a folder with the CSV of another split only.
-        ValueError: a line that names no file (says which line of which file), or no video at all.
+        FileNotFoundError: ``path`` does not exist, or has no list of this split.
+        ValueError: an unknown format, a malformed list (says which line of which file), or no video at all.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"data path does not exist: {path}")
+    if format == "auto":
+        format = detect_format(path, split)
+    if format not in READERS:
+        raise ValueError(f"unknown format {format!r}; choose one of {', '.join(FORMATS)}")
+    return READERS[format](Source(path, split, path_prefix, labels, fold, keep_missing))
+
+
+def detect_format(path: str | os.PathLike[str], split: str = "train") -> str:
+    """The format of a dataset, from its files' names and the first line of its list.
+
+    A ``{split}.csv`` goes before everything else. Folders of numbered images are refused: they may be videos or not.
+
+    Raises:
+        FileNotFoundError: ``path`` does not exist, or has lists or folders of other splits only.
+        ValueError: it may be one thing or another; the message names the formats to choose from.
     """
     path = Path(path)
     if not path.exists():
         raise FileNotFoundError(f"data path does not exist: {path}")
     if path.is_file():
-        entries = _read_csv(path, path_prefix)
-    elif (path / f"{split}.csv").is_file():
-        entries = _read_csv(path / f"{split}.csv", path_prefix)
-    elif other := sorted(p.name for p in path.glob("*.csv") if p.stem in ("train", "val", "test")):
+        return "shards" if path.suffix == ".tar" else _detect_list(path)
+    if (file := _list_file(path, split)) is not None:
+        return _detect_list(file)
+    if shard_folder(path, split) is not None:
+        return "shards"
+    found = [
+        name
+        for name, present in (
+            ("ssv2", ssv2.lists_present(path)),
+            ("ucf101", splits.ucf101_lists(path)),
+            ("hmdb51", splits.hmdb51_lists(path)),
+        )
+        if present
+    ]
+    if len(found) > 1:
+        raise ValueError(f"{path} holds the lists of {' and '.join(found)}: set DATA.FORMAT to one of them")
+    if found:
+        return found[0]
+    if other := _other_lists(path):
         raise FileNotFoundError(f"{path} has no {split}.csv, only {', '.join(other)}")
-    else:
-        entries = [Entry(file, NO_LABEL) for file in _media_files(path)]
-        if not entries:
-            raise ValueError(f"{path} holds no {split}.csv and no video or image ({' '.join(MEDIA_EXTENSIONS)})")
-    return entries
+    return folders.detect_folder_format(path, split)
 
 
-def _media_files(folder: Path) -> list[str]:
-    found = []
-    for parent, folders, files in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [
-            os.path.join(parent, name)
-            for name in files
-            if name.lower().endswith(MEDIA_EXTENSIONS) and not name.startswith(".")
-        ]
-    return sorted(found)
+def _detect_list(file: Path) -> str:
+    if file.suffix.lower() == ".json":
+        return "ssv2"
+    for name, folder in (("ucf101", splits.ucf101_lists(file.parent)), ("hmdb51", splits.hmdb51_lists(file.parent))):
+        # Read as lines of "path label", their class numbers would be wrong.
+        if folder is not None and ("list0" in file.name or "_test_split" in file.name):
+            raise ValueError(f"{file} is one of the lists of {name}: give their folder instead")
+    first = next(content_lines(file), None)
+    if first is not None and kinetics.looks_official(first[1]):
+        return "kinetics"
+    if first is not None and FRAME_LINE.fullmatch(first[1]):
+        return "frame_list"
+    return "list"
 
 
-def _read_csv(file: Path, path_prefix: str) -> list[Entry]:
-    root = path_prefix or os.fspath(file.parent)
-    # utf-8-sig: spreadsheets put a byte order mark in front, which would become part of the first path.
-    with open(file, encoding="utf-8-sig", errors="surrogateescape") as lines:
-        entries = list(_parse(lines, file, root))
-    if not entries:
-        raise ValueError(f"{file} lists no video; expected lines of the form: path label")
-    return entries
+def _list_file(folder: Path, split: str) -> Path | None:
+    return first_file([folder], [f"{name}.csv" for name in split_names(split)])
 
 
-def _parse(lines: Iterable[str], file: Path, root: str) -> Iterator[Entry]:
-    expect_header = True
-    for number, line in enumerate(lines, start=1):
-        line = line.strip()
-        if not line or line.startswith("#"):
-            continue
-        if expect_header and _is_header(line):
-            expect_header = False
-            continue
-        expect_header = False
-        name, label = split_line(line)
-        # Lists of another form (ids, three columns and more) end up here as one long name.
-        if not os.path.splitext(name)[1]:
-            raise ValueError(
-                f"{file}:{number}: {line!r} does not name a file with its extension; expected a path, a separator "
-                "(space, comma, tab or semicolon) and a class number, or only a path"
-            )
-        yield Entry(os.path.join(root, name), label)  # an absolute name stays as it is
+def _other_lists(folder: Path) -> list[str]:
+    names = [name for part in ("train", "val", "test") for name in split_names(part)]
+    return sorted(file.name for file in folder.glob("*.csv") if file.stem in names)
 
 
-def split_line(line: str) -> tuple[str, int]:
-    """(path, label) of one line; the label is the last field if it is a whole number >= 0 or -1, else NO_LABEL."""
-    for separator in SEPARATORS:
-        name, found, last = line.rpartition(separator)
-        last = last.strip()
-        if found and last.isascii() and (last.isdigit() or last == "-1"):
-            return _unquoted(name), int(last)
-    return _unquoted(line), NO_LABEL
+def _from_list(read: Callable[[Path, Source], list[Entry]]) -> Callable[[Source], list[Entry]]:
+    """A reader of one list as a reader of a source: of the file itself, or of ``{split}.csv`` in a folder."""
+
+    def of_source(source: Source) -> list[Entry]:
+        file = source.path if source.path.is_file() else _list_file(source.path, source.split)
+        if file is None:
+            only = ", ".join(_other_lists(source.path)) or "no list"
+            raise FileNotFoundError(f"{source.path} has no {source.split}.csv, only {only}")
+        return read(file, source)
+
+    return of_source
 
 
-def _unquoted(name: str) -> str:
-    name = name.rstrip("\t,; ").lstrip()
-    if len(name) >= 2 and name[0] == name[-1] and name[0] in "\"'":
-        return name[1:-1]
-    return name
-
-
-def _is_header(line: str) -> bool:
-    first = min((line.split(separator, 1)[0] for separator in SEPARATORS), key=len)
-    return first.strip(" \"'").lower() in HEADER_NAMES
+READERS: dict[str, Callable[[Source], list[Entry]]] = {
+    "list": _from_list(read_list),
+    "frame_list": _from_list(read_frame_list),
+    "kinetics": _from_list(kinetics.read_kinetics),
+    "ssv2": ssv2.read_ssv2,
+    "ucf101": splits.read_ucf101,
+    "hmdb51": splits.read_hmdb51,
+    "class_folders": folders.read_class_folders,
+    "class_frames": folders.read_class_frames,
+    "folder": folders.read_folder,
+    "frames": folders.read_frames_folders,
+    "shards": lambda source: read_shards(source.path, source.split),
+}
+FORMATS = ("auto", *READERS)

@@ -74,7 +74,8 @@ class DiffMAE(MaskedAutoencoder):
         """Noises the hidden patches, denoises them and compares.
 
         Args:
-            clip: (B, C, T, H, W) float, normalised (:meth:`normalize`), of the model's ``clip_shape``.
+            clip: (B, C, T, H, W) float, normalised (:meth:`normalize`), of the model's ``clip_shape`` or with fewer
+                frames, a multiple of pt; N below is then the number of its own tokens.
             mask: (B, N) bool, True = hidden, the same number in every clip; None = drawn.
             t: (B,) int64 timesteps in [0, schedule.steps - 1]; None = drawn uniformly.
             noise: N(0, I) for the hidden patches (B, M, P), or for a whole clip like ``clip``, of which the hidden
@@ -86,7 +87,7 @@ class DiffMAE(MaskedAutoencoder):
         """
         self.check_clip(clip)
         batch = clip.shape[0]
-        mask = self.make_mask(batch, generator) if mask is None else mask
+        mask = self.make_mask(batch, generator, clip.shape[2]) if mask is None else mask
         t = randint(self.schedule.steps, (batch,), generator, clip.device) if t is None else t
 
         context = self.prepare(clip, mask)

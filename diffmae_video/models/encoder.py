@@ -13,8 +13,10 @@ from diffmae_video.models.positions import PositionEmbedding
 class SpaceTimeViT(nn.Module):
     """Vision Transformer over a clip; an image is a clip with one frame.
 
+    Clips may have fewer frames than ``clip_shape``: they take the positions of its first time slots.
+
     Args:
-        clip_shape: (C, T, H, W) of the clips.
+        clip_shape: (C, T, H, W) of the longest clips.
         patch_size: (pt, ph, pw); divides (T, H, W).
         width, depth, heads, mlp_ratio: token width D, blocks, attention heads, MLP hidden width / D.
         position, temperature: ``"separable"`` (learned) or ``"sincos"`` (fixed); see :class:`PositionEmbedding`.
@@ -56,14 +58,16 @@ class SpaceTimeViT(nn.Module):
         """Tokens that enter block 1.
 
         Args:
-            patches: (B, K, P) the patches to encode: all N, or those at ``index``.
-            index: (B, K) int64 places of the patches in the grid; None = all, in order.
+            patches: (B, K, P) the patches to encode: all of the clip, or those at ``index``.
+            index: (B, K) int64 places of the patches in the grid; None = the first K, in order.
 
         Returns:
             (B, K, D), or (B, 1 + K, D) with the class token first.
         """
         position = self.position()
-        tokens = self.patch_embed(patches) + (position if index is None else gather_tokens(position, index))
+        # Tokens run t-major: those of a shorter clip are the first ones of the grid.
+        position = position[:, : patches.shape[1]] if index is None else gather_tokens(position, index)
+        tokens = self.patch_embed(patches) + position
         if self.class_token is not None:
             tokens = torch.cat([self.class_token.expand(tokens.shape[0], -1, -1).to(tokens.dtype), tokens], dim=1)
         return tokens
@@ -81,9 +85,19 @@ class SpaceTimeViT(nn.Module):
 
     def forward(self, clip: torch.Tensor) -> torch.Tensor:
         """Normalised clip (B, C, T, H, W) -> tokens (B, N, D), or (B, 1 + N, D) with a class token."""
-        if tuple(clip.shape[1:]) != self.clip_shape:
-            raise ValueError(f"expected clips (B, C, T, H, W) with {self.clip_shape}, got {tuple(clip.shape)}")
+        if not self.takes(clip):
+            raise ValueError(
+                f"expected clips (B, C, T, H, W) with {self.clip_shape} or fewer frames, a multiple of "
+                f"{self.patch_size[0]}, got {tuple(clip.shape)}"
+            )
         return self.features(patchify(clip, self.patch_size))[0]
+
+    def takes(self, clip: torch.Tensor) -> bool:
+        """Whether the clip (B, C, T, H, W) has the right size, and no more frames than the positions reach."""
+        channels, frames, *size = self.clip_shape
+        if clip.dim() != 5 or clip.shape[1] != channels or list(clip.shape[3:]) != size:
+            return False
+        return 0 < clip.shape[2] <= frames and clip.shape[2] % self.patch_size[0] == 0
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """Normalised clip (B, C, T, H, W) -> patch tokens (B, N, D), t-major; a class token is left out."""

@@ -27,7 +27,7 @@ class MAE(MaskedAutoencoder):
     def forward(self, clip: torch.Tensor, mask: torch.Tensor | None = None, generator: Generators = None) -> Output:
         """Predicts the hidden patches and compares; arguments as of ``DiffMAE.forward``."""
         self.check_clip(clip)
-        mask = self.make_mask(clip.shape[0], generator) if mask is None else mask
+        mask = self.make_mask(clip.shape[0], generator, clip.shape[2]) if mask is None else mask
         context = self.prepare(clip, mask)
         pred = self.predict(context)
         per_clip = reconstruction_loss(pred, self.target_patches(clip, context.hidden))

@@ -69,7 +69,12 @@ class MaskedAutoencoder(nn.Module):
         self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).reshape(shape))
 
     def normalize(self, clip: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, C, T, H, W), uint8 or float in [0, 1] -> the float clip that the network takes."""
+        """Pixels (B, C, T, H, W), uint8 or float in [0, 1] -> the float clip that the network takes.
+
+        A single frame is repeated to the pt frames of one patch.
+        """
+        if clip.shape[2] == 1:
+            clip = clip.expand(-1, -1, self.patch_size[0], -1, -1)
         pixels = clip.float() / 255 if clip.dtype == torch.uint8 else clip
         return (pixels - self.pixel_mean) / self.pixel_std
 
@@ -81,13 +86,20 @@ class MaskedAutoencoder(nn.Module):
         """Normalised clip (B, C, T, H, W) -> tokens (B, N, D), nothing hidden."""
         return self.encoder.encode(clip)
 
-    def make_mask(self, batch: int, generator: Generators = None) -> torch.Tensor:
-        """Masks (B, N) of the model's own strategy and ratio, True = hidden."""
+    def make_mask(self, batch: int, generator: Generators = None, frames: int | None = None) -> torch.Tensor:
+        """Masks (B, N) of the model's own strategy and ratio, True = hidden.
+
+        ``frames``: T of the clips; None = the model's. N is the number of tokens that so many frames have.
+        """
         device = self.pixel_mean.device
-        return make_mask(self.mask_strategy, self.grid, self.mask_ratio, batch, generator, device)
+        slots = self.grid[0] if frames is None else frames // self.patch_size[0]
+        return make_mask(self.mask_strategy, (slots, *self.grid[1:]), self.mask_ratio, batch, generator, device)
 
     def prepare(self, clip: torch.Tensor, mask: torch.Tensor) -> Context:
-        """Encodes the visible patches of a normalised clip; hidden ones, mask (B, N) True, are never read."""
+        """Encodes the visible patches of a normalised clip; hidden ones, mask (B, N) True, are never read.
+
+        The clip may have fewer frames than ``clip_shape``: N is then the number of its own tokens.
+        """
         self.check_clip(clip)
         visible, hidden = mask_indices(mask)
         patches = gather_tokens(patchify(clip, self.patch_size), visible)
@@ -100,10 +112,11 @@ class MaskedAutoencoder(nn.Module):
         return patches if self.target == "raw" else normalize_patches(patches)
 
     def check_clip(self, clip: torch.Tensor) -> None:
-        if clip.dim() != 5 or tuple(clip.shape[1:]) != self.clip_shape or not clip.is_floating_point():
+        if not self.encoder.takes(clip) or not clip.is_floating_point():
             raise ValueError(
-                f"expected a float clip (B, C, T, H, W) with (C, T, H, W) = {self.clip_shape}, got {clip.dtype} "
-                f"{tuple(clip.shape)}; uint8 pixels go through normalize() first"
+                f"expected a float clip (B, C, T, H, W) with (C, T, H, W) = {self.clip_shape}, or fewer frames, a "
+                f"multiple of {self.patch_size[0]}; got {clip.dtype} {tuple(clip.shape)}; uint8 pixels go through "
+                "normalize() first"
             )
 
     def no_weight_decay(self) -> set[str]:

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from diffmae_video.data import ClipDataset, Entry, UnreadableVideo, read_manifest
+from diffmae_video.data import ClipDataset, Entry, UnreadableVideo, read_frames, read_manifest
 from diffmae_video.data import dataset as dataset_module
 
 
@@ -57,7 +57,7 @@ def test_repeats_open_the_video_once(numbered_videos, monkeypatch):
     monkeypatch.setattr(dataset_module, "read_frames", lambda *arguments: calls.append(arguments) or read(*arguments))
     make(numbered(numbered_videos), repeats=4)[(0, 0)]
     assert len(calls) == 1
-    _, needed, _, _ = calls[0]
+    needed = calls[0][1]
     assert len(needed) == len(set(needed)) <= 32
 
 
@@ -69,8 +69,6 @@ def test_evaluation_is_centred_and_fixed(numbered_videos, numbers_of):
     # 90 frames, a span of 29: starts at 30. The central square of 96 x 64 shows the middle 5 1/3 of 8 blocks.
     reference = make([Entry(str(numbered_videos["h264"]), 0)], train=False, num_frames=1)
     assert torch.equal(reference[(0, 0)].clips, reference[(1, 0)].clips)
-    from diffmae_video.data import read_frames
-
     expected = read_frames(numbered_videos["h264"], range(30, 60, 4))[:, :, 16:80]
     assert np.array_equal(sample.clips[0].permute(1, 2, 3, 0).numpy(), expected)
 
@@ -151,3 +149,21 @@ def test_bad_arguments(wrong, message):
         make([Entry("a.mp4", 0)], **wrong)
     with pytest.raises(ValueError, match="at least one video"):
         make([])
+
+
+def test_segment_sampling(numbered_videos, numbers_of):
+    """Training: one frame of every fifth of 90 frames; evaluation: clips at their stated places."""
+    options = {"num_frames": 5, "sampling": "segment"}
+    dataset = make(numbered(numbered_videos), repeats=3, **options, **WHOLE_FRAME)
+    clips = [clip for draw in range(9) for clip in clip_numbers(numbers_of, dataset[(draw, draw % 3)].clips)]
+    assert all([number // 18 for number in clip] == [0, 1, 2, 3, 4] for clip in clips)
+    assert len(set(map(tuple, clips))) > 20
+
+    entries = numbered(numbered_videos)
+    for count, places in ((1, [9]), (2, [4, 13])):
+        clips = make(entries, train=False, test_clips=count, crop_size=64, **options)[(0, 0)].clips
+        assert clips.shape == (count, 3, 5, 64, 64)
+        frames = [read_frames(entries[0].path, range(place, 90, 18))[:, :, 16:80] for place in places]
+        assert np.array_equal(clips.permute(0, 2, 3, 4, 1).numpy(), np.stack(frames))
+    with pytest.raises(ValueError, match="unknown sampling"):
+        make(entries, sampling="sparse")

@@ -13,15 +13,31 @@ import pytest
 
 from diffmae_video.data import UnreadableVideo, read_frames, video_info
 from diffmae_video.data.decoders import index as index_module
+from diffmae_video.data.decoders import torchcodec_backend
+from diffmae_video.data.decoding import missing_backends
 
 BOTH = ("h264", "h264_mkv", "vp9", "mpeg4", "mjpeg")  # files that decord reads rightly
 PYAV_ONLY = ("h264_open_groups", "h264_refresh", "h264_stream", "h264_avi", "hevc", "mpeg4_b", "mpeg4_b_mp4")
+# What torchcodec reads rightly besides; the rest it refuses, or notices when it reads.
+TORCHCODEC = (*BOTH, "h264_open_groups", "hevc", "mpeg4_b_mp4")
+NOT_FOR_TORCHCODEC = {
+    "h264_refresh": "torchcodec returned another frame|RuntimeError",
+    "h264_stream": "not sure .* has no exact seeking",
+    "h264_avi": "not sure .* does not say in which order",
+    "mpeg4_b": "not sure .* does not say in which order",
+}
 ORDERS = {
     "all": list(range(90)),
     "one late frame": [77],
     "strided": list(range(20, 84, 4)),
     "unordered, repeated": [50, 3, 3, 89, 0, 50, 24, 23, 25, 49],
 }
+
+
+@pytest.fixture
+def torchcodec() -> None:
+    if problem := torchcodec_backend.import_problem():
+        pytest.skip(problem)
 
 
 def sequential(path: Path) -> np.ndarray:
@@ -110,7 +126,7 @@ def test_index_outside_the_video(numbered_videos, backend, outside):
 
 
 def test_bad_arguments(numbered_videos):
-    with pytest.raises(ValueError, match="unknown decoder 'ffmpeg'; choose one of auto, decord, pyav"):
+    with pytest.raises(ValueError, match="unknown decoder 'ffmpeg'; choose one of auto, decord, torchcodec, pyav"):
         read_frames(numbered_videos["h264"], [0], backend="ffmpeg")
     with pytest.raises(ValueError, match="no frame was asked for"):
         read_frames(numbered_videos["h264"], [])
@@ -219,3 +235,61 @@ def test_exif_rotation(images, painted):
     expected = np.rot90(painted(5), -1).astype(int)
     assert np.abs(read_frames(images["rotated"], [0])[0] - expected).mean() < 12
     assert read_frames(images["rotated"], [0], short_side=32).shape == (1, 48, 32, 3)
+
+
+# --------------------------------------------------------------------------------------------------------- torchcodec
+
+
+@pytest.mark.parametrize("name", TORCHCODEC)
+def test_torchcodec_returns_the_same_frames(torchcodec, numbered_videos, numbers_of, name):
+    for order in ORDERS.values():
+        assert numbers_of(read_frames(numbered_videos[name], order, "torchcodec")) == order
+    reference = sequential(numbered_videos[name])
+    for number in range(0, 90, 11):
+        frame = read_frames(numbered_videos[name], [number], "torchcodec")[0]
+        assert np.abs(frame.astype(int) - reference[number]).mean() < 1, number
+
+
+@pytest.mark.parametrize("name", NOT_FOR_TORCHCODEC)
+def test_torchcodec_refuses_what_it_gets_wrong(torchcodec, numbered_videos, name):
+    with pytest.raises(UnreadableVideo, match=NOT_FOR_TORCHCODEC[name]):
+        read_frames(numbered_videos[name], [31], "torchcodec")
+
+
+def test_torchcodec_notices_a_cut(torchcodec, cut_video, numbers_of):
+    """Behind the first keyframe that is shown it counts rightly, before it wrongly: caught by the timestamps."""
+    assert numbers_of(read_frames(cut_video, [30, 72], "torchcodec")) == [47, 89]
+    with pytest.raises(UnreadableVideo, match="returned another frame than 0"):
+        read_frames(cut_video, [0], "torchcodec")
+
+
+def test_torchcodec_turns_and_scales_like_the_others(torchcodec, turned_videos, numbered_videos):
+    for (degrees, hflip), path in turned_videos.items():
+        if hflip:
+            with pytest.raises(UnreadableVideo, match="mirrors"):
+                read_frames(path, [5], "torchcodec")
+            continue
+        for short_side in (None, 40):
+            frames = read_frames(path, [5, 40], "torchcodec", short_side).astype(int)
+            expected = read_frames(path, [5, 40], "pyav", short_side)
+            assert frames.shape == expected.shape
+            assert np.abs(frames - expected).mean() < 2, f"{degrees} {short_side}"
+
+
+def test_torchcodec_on_damage(torchcodec, damaged_videos):
+    for name, path in damaged_videos.items():
+        if name != "picture.jpg":
+            with pytest.raises(UnreadableVideo):
+                read_frames(path, [0], "torchcodec")
+
+
+def test_without_torchcodec(numbered_videos, numbers_of, monkeypatch):
+    torchcodec_backend.import_problem.cache_clear()
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    try:
+        with pytest.raises(ImportError, match="pip install torchcodec"):
+            read_frames(numbered_videos["h264"], [41], "torchcodec")
+        assert "torchcodec" in missing_backends()
+        assert numbers_of(read_frames(numbered_videos["vp9"], [41], "auto")) == [41]
+    finally:
+        torchcodec_backend.import_problem.cache_clear()

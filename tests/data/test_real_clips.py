@@ -9,6 +9,9 @@ import numpy as np
 import pytest
 
 from diffmae_video.data import UnreadableVideo, read_frames, video_info
+from diffmae_video.data.decoding import missing_backends
+
+BACKENDS = [name for name in ("auto", "pyav", "decord", "torchcodec") if name not in missing_backends()]
 
 # What decord reads otherwise than a player shows, or cannot open.
 NOT_FOR_DECORD = {
@@ -22,6 +25,12 @@ NOT_FOR_DECORD = {
     "av1_video.mkv": "DECORDError",
     "no_duration.webm": "DECORDError",
 }
+NOT_FOR_TORCHCODEC = {
+    "ut_handshake.avi": "packed B-frames",
+    "ucf101_v_ApplyEyeMakeup_g01_c01.avi": "packed B-frames",
+    "cockatoo_yuv444.mp4": "4:4:4",
+}
+REFUSED = {"decord": NOT_FOR_DECORD, "torchcodec": NOT_FOR_TORCHCODEC}
 COLOUR_TOLERANCE = {"h264_10bits.mp4": 5, "h265_10bits.mp4": 5}  # of 255; decord rounds 10 bits otherwise
 
 
@@ -54,11 +63,11 @@ def test_frames_of_real_files(research_data, folder):
         numbers = sorted({0, info.frames // 2, min(info.frames - 1, info.frames // 2 + 4)})
         expected = reference_frames(path, numbers).astype(int)
         assert (info.height, info.width) == expected.shape[1:3], name
-        for backend in ("auto", "pyav", "decord"):
+        for backend in BACKENDS:
             # One by one and from the end, so that no read profits from another.
             for place in reversed(range(len(numbers))):
-                if backend == "decord" and name in NOT_FOR_DECORD:
-                    with pytest.raises(UnreadableVideo, match=NOT_FOR_DECORD[name]):
+                if name in REFUSED.get(backend, ()):
+                    with pytest.raises(UnreadableVideo, match=REFUSED[backend][name]):
                         read_frames(path, [numbers[place]], backend=backend)
                     break
                 frame = read_frames(path, [numbers[place]], backend=backend)[0]
@@ -70,7 +79,7 @@ def test_the_damaged_one(research_data):
     """Its index and first frame are whole; what lies behind the damage must raise."""
     path = research_data / "edge" / "decord_corrupted.mp4"
     assert video_info(path).frames == 50
-    for backend in ("auto", "pyav", "decord"):
+    for backend in BACKENDS:
         with pytest.raises(UnreadableVideo, match="decord_corrupted.mp4"):
             read_frames(path, [0, 25, 49], backend=backend)
 

@@ -288,3 +288,44 @@ def test_weight_decay_is_not_for_positions_and_tokens():
         "encoder.class_token",
         "mask_token",
     }
+
+
+# ------------------------------------------------------------------------------------------------------- shorter clips
+
+
+@pytest.mark.parametrize("kind", [DiffMAE, MAE])
+@pytest.mark.parametrize("decoder", DECODERS)
+@pytest.mark.parametrize("class_token", [False, True])
+def test_clips_with_fewer_frames_take_the_first_time_slots(kind, decoder, class_token):
+    """What a short clip gives is what a model that was built for it, with the first time positions, gives."""
+    model = build(decoder, kind, class_token=class_token).eval()
+    short = build(decoder, kind, clip=(3, 2, 16, 24), class_token=class_token).eval()
+    state = model.state_dict()
+    state["encoder.position.time"] = state["encoder.position.time"][:1]
+    short.load_state_dict(state)
+    short.decoder.position.time = model.decoder.position.time[:1]  # a fixed table, zero in a model of one slot
+    clip = clips(shape=(3, 2, 16, 24))
+    expected, output = (each(clip, generator=torch.Generator().manual_seed(0)) for each in (short, model))
+    assert output.mask.shape == (2, 6) and output.mask.sum(1).tolist() == [3, 3]
+    assert torch.equal(output.mask, expected.mask)
+    torch.testing.assert_close(output.pred, expected.pred)
+    torch.testing.assert_close(output.loss, expected.loss)
+    torch.testing.assert_close(model.encode(clip), short.encode(clip))
+
+
+def test_an_image_is_repeated_to_a_patch():
+    model = build()
+    image = model.normalize(torch.randint(0, 256, (2, 3, 1, 16, 24), dtype=torch.uint8))
+    assert image.shape == (2, 3, 2, 16, 24) and torch.equal(image[:, :, 0], image[:, :, 1])
+    model(image).loss.backward()
+    time = model.encoder.position.time.grad
+    assert time[0].abs().sum() > 0 and time[1].abs().sum() == 0
+
+
+def test_only_whole_patches_within_the_positions_are_taken():
+    model = build()
+    for frames in (1, 3, 6):
+        with pytest.raises(ValueError, match=r"\(3, 4, 16, 24\), or fewer frames, a multiple of 2"):
+            model(torch.zeros(1, 3, frames, 16, 24))
+        with pytest.raises(ValueError, match="or fewer frames, a multiple of 2"):
+            model.encode(torch.zeros(1, 3, frames, 16, 24))

@@ -17,7 +17,7 @@ def test_the_demo_renders_trains_and_inpaints(tmp_path):
     small = ["SOLVER.MAX_STEPS", "2", "DATA_LOADER.NUM_WORKERS", "0", "TRAIN.VISUALIZE_PERIOD", "0"]
     command = [sys.executable, "tools/demo.py", "--data", tmp_path / "set", "--output", tmp_path / "run"]
     done = subprocess.run(
-        [*command, "--clips", "40", "--inpaint", "1", *small], cwd=ROOT, capture_output=True, text=True, timeout=300
+        [*command, "--clips", "100", "--inpaint", "1", *small], cwd=ROOT, capture_output=True, text=True, timeout=300
     )
     assert done.returncode == 0, done.stdout + done.stderr
     videos = sorted((tmp_path / "run" / "inpainted").glob("*.mp4"))

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import os
+import re
 from typing import NamedTuple
+
+IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".webp", ".bmp")
 
 
 class UnreadableVideo(RuntimeError):
@@ -44,3 +47,9 @@ def scaled_size(width: int, height: int, short_side: int | None) -> tuple[int, i
         return width, height
     scaled = max(short_side, 2 * round(longer * short_side / shorter / 2))
     return (short_side, scaled) if width <= height else (scaled, short_side)
+
+
+def natural_key(name: str) -> tuple[int | str, ...]:
+    """Sorts img_2 before img_10: digits by their value, everything else as text."""
+    parts = re.split(r"([0-9]+)", name)  # text and digits take turns
+    return tuple(int(part) if place % 2 else part for place, part in enumerate(parts))

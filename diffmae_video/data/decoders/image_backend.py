@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 
 from diffmae_video.data.decoders.common import UnreadableVideo, VideoInfo, scaled_size
+from diffmae_video.data.packed import media_source
 
 
 def read(path: str, short_side: int | None) -> np.ndarray:
-    """The picture, its EXIF rotation applied, transparency dropped: uint8 (1, H, W, 3).
+    """The picture, its EXIF rotation applied, transparency dropped: uint8 (1, H, W, 3), read-only.
 
     Raises:
         FileNotFoundError: there is no such file.
@@ -27,11 +28,14 @@ def _load(path: str, short_side: int | None) -> np.ndarray:
     from PIL import Image, ImageOps
 
     try:
-        with Image.open(path) as image:
+        with Image.open(media_source(path)) as image:
             # JPEG can be decoded at a half, a quarter or an eighth of its size: much faster on photographs.
             if short_side:
                 image.draft("RGB", scaled_size(*image.size, short_side))
-            upright = ImageOps.exif_transpose(image).convert("RGB")
+            image.load()
+            # In place, and converted only where needed: each of the two would copy the picture once more.
+            ImageOps.exif_transpose(image, in_place=True)
+            upright = image if image.mode == "RGB" else image.convert("RGB")
     except FileNotFoundError:
         raise FileNotFoundError(f"no such image: {path}") from None
     # Pillow reports damage in a file through these types.
@@ -40,4 +44,4 @@ def _load(path: str, short_side: int | None) -> np.ndarray:
     size = scaled_size(*upright.size, short_side)
     if size != upright.size:
         upright = upright.resize(size, Image.Resampling.BICUBIC)
-    return np.array(upright)
+    return np.asarray(upright)

@@ -8,21 +8,22 @@ which, and so
 - how many frames there are,
 - at which frames a decoder may start,
 - whether timestamps identify frames, and
-- whether decord, which takes packets for frames, can be trusted with this file.
+- whether decord, which takes packets for frames, and torchcodec can be trusted with this file.
 
 Reading the packets of a 10 s clip takes a few milliseconds; the result is kept for the files read last.
 """
 
 from __future__ import annotations
 
-import os
 from collections import OrderedDict
 from dataclasses import dataclass
 
 import numpy as np
 
 from diffmae_video.data.decoders.common import UnreadableVideo
+from diffmae_video.data.decoders.structure import broken_at
 from diffmae_video.data.decoders.truncation import missing_bytes
+from diffmae_video.data.packed import media_state, open_media
 
 CACHED_FRAMES = 2_000_000  # timestamps kept in memory: 16 MB
 
@@ -59,7 +60,11 @@ class VideoIndex:
     orientation: Orientation
     timestamps: np.ndarray | None  # int64 (frames,), in the stream's units; None: they do not identify frames
     keyframes: np.ndarray  # frame numbers at which decoding may start, ascending; [0] where timestamps is None
+    can_drop_frames: bool  # H.264 with timestamps: frames that none refers to can be left undecoded (by PyAV)
     decord_problem: str  # why decord would return other frames; "" where it returns the right ones
+    torchcodec_problem: str  # the same for torchcodec
+    stream: int  # number of the video stream in the file
+    time_base: float  # seconds per unit of ``timestamps``
 
 
 def read_index(path: str) -> VideoIndex:
@@ -73,14 +78,17 @@ def read_index(path: str) -> VideoIndex:
     from diffmae_video.data.decoders.scan import scan
 
     try:
-        status = os.stat(path)
-        key = (path, status.st_mtime_ns, status.st_size)
+        modified, size = media_state(path)
+        key = (path, modified, size)
         index = _cache.get(key)
         if index is None:
-            with open(path, "rb") as file:
-                missing = missing_bytes(file, status.st_size)
+            with open_media(path) as file:
+                missing = missing_bytes(file, size)
+                broken = None if missing else broken_at(file, size)
             if missing:
-                raise UnreadableVideo(path, f"truncated: {missing} bytes are missing after the first {status.st_size}")
+                raise UnreadableVideo(path, f"truncated: {missing} bytes are missing after the first {size}")
+            if broken is not None:
+                raise UnreadableVideo(path, f"damaged: no frame can be found at byte {broken} of {size}")
             index = scan(path)
             _cache.put(key, index)
     except FileNotFoundError:
@@ -112,3 +120,9 @@ class _Cache:
 
 
 _cache = _Cache(CACHED_FRAMES)
+
+
+def forget() -> None:
+    """Empties the memory of indices: the next ``read_index`` of every file reads it again."""
+    global _cache
+    _cache = _Cache(CACHED_FRAMES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,6 +32,11 @@ class _Packets:
 
 def scan(path: str) -> VideoIndex:
     """The index of one file; raises what ``open_video`` raises, or UnreadableVideo where no frame decodes."""
+    # H.264 in mp4 is most of what there is, and says all that is needed without FFmpeg's costly probing. Whatever is
+    # wrong with a file is for the second, thorough look to say.
+    with contextlib.suppress(UnreadableVideo), open_video(path, probe=False) as (container, stream):
+        if stream.codec_context.name == "h264" and container.format.name == SEEKABLE_CONTAINERS[0]:
+            return _index(container, stream, path)
     with open_video(path) as (container, stream):
         return _index(container, stream, path)
 
@@ -61,7 +67,11 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, path:
         orientation=orientation,
         timestamps=timestamps,
         keyframes=keyframes,
+        can_drop_frames=not problem and stream.codec_context.name == "h264",
         decord_problem=problem or _decord_problem(container, stream, packets, timestamps, orientation),
+        torchcodec_problem=problem or _torchcodec_problem(stream, orientation),
+        stream=stream.index,
+        time_base=float(stream.time_base or 0),
     )
 
 
@@ -74,7 +84,7 @@ def _read_packets(
     first_frame = None
     for packet in container.demux(stream):
         if first_frame is None:
-            first_frame = next(iter(packet.decode()), None)
+            first_frame = _first_frame(stream.codec_context, packet, may_flush=codec == "h264" and not packets.keyframe)
         if packet.size == 0:  # the last, empty one flushes the decoder
             continue
         hidden = packet.is_discard
@@ -90,6 +100,15 @@ def _read_packets(
         packets.keyframe.append(packet.is_keyframe)
         packets.hidden.append(hidden)
     return packets, first_frame
+
+
+def _first_frame(codec: av.VideoCodecContext, packet: av.Packet, may_flush: bool) -> av.VideoFrame | None:
+    """The frame of a packet, if any; ``may_flush``: do not wait until the decoder knows which frame comes first."""
+    frames = packet.decode()
+    if not frames and may_flush and packet.size:
+        frames = codec.decode(None)
+        codec.flush_buffers()
+    return next(iter(frames), None)
 
 
 def _timestamp_problem(container: av.container.InputContainer, stream: av.VideoStream, packets: _Packets) -> str:
@@ -130,20 +149,27 @@ def _decord_problem(
     orientation: Orientation,
 ) -> str:
     """Why decord returns other frames although timestamps are in order; "" where it returns the right ones."""
-    codec = stream.codec_context
     if len(container.streams.video) > 1:
         return "it holds several video streams"
     if any(packets.hidden):
         return "some of its packets are not shown"
-    if orientation.mirrors:
-        return "its display matrix mirrors the picture"
-    if codec.name == "h264" and "444" in (codec.pix_fmt or ""):
-        return "4:4:4 H.264 is not sure to decode after a seek"  # the reason stands at _prime in pyav_backend.py
+    if common := _torchcodec_problem(stream, orientation):
+        return common
     # decord takes the place of a keyframe among the packets for its place among the frames.
     in_packets = np.flatnonzero(packets.keyframe)
     in_frames = np.searchsorted(timestamps, [packets.timestamps[place] for place in in_packets])
     if not np.array_equal(in_packets, in_frames):
         return "its groups of pictures are open"
+    return ""
+
+
+def _torchcodec_problem(stream: av.VideoStream, orientation: Orientation) -> str:
+    """Why torchcodec returns other pictures although timestamps are in order; decord shares these troubles."""
+    codec = stream.codec_context
+    if orientation.mirrors:
+        return "its display matrix mirrors the picture"
+    if codec.name == "h264" and "444" in (codec.pix_fmt or ""):
+        return "4:4:4 H.264 is not sure to decode after a seek"  # the reason stands at _prime in pyav_backend.py
     return ""
 
 

@@ -1,0 +1,91 @@
+"""Read a dataset for measuring: every video once, none in place of another, and an account of the unreadable ones."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
+
+from torch.utils.data import DataLoader, Dataset
+
+from diffmae_video.data.dataset import ClipDataset, ClipSample
+from diffmae_video.data.decoding import UnreadableVideo
+from diffmae_video.data.loader import ClipBatch, _start_worker, collate
+
+
+class _Attempts(NamedTuple):
+    """What became of a few videos."""
+
+    batch: ClipBatch | None  # of those that were read; None where none was
+    read: int
+    unreadable: list[tuple[str, str]]
+
+
+class EvaluationClips:
+    """Batches of all clips of a dataset, in order; a result is then to be given together with ``summary()``.
+
+    A video that cannot be read is left out, never replaced: its batch is smaller. Iterating again starts anew.
+
+    Args:
+        dataset: made with ``train=False``.
+        batch_size: videos per batch.
+        num_workers: decoding processes; 0 = decode in this one.
+        indices: numbers of the videos; None = all.
+
+    Attributes:
+        unreadable: (path, message) of every video that could not be read, so far.
+        read: number of videos that were read, so far.
+
+    Raises:
+        ValueError: a training dataset, which would replace what it cannot read.
+    """
+
+    def __init__(
+        self, dataset: ClipDataset, batch_size: int, num_workers: int = 0, indices: Sequence[int] | None = None
+    ) -> None:
+        if dataset.train:
+            raise ValueError("an evaluation needs a dataset made with train=False: a training dataset replaces videos")
+        self.unreadable: list[tuple[str, str]] = []
+        self.read = 0
+        numbers = list(range(len(dataset)) if indices is None else indices)
+        self._loader = DataLoader(
+            _Attempted(dataset),
+            batch_sampler=[numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)],
+            collate_fn=_collate,
+            num_workers=num_workers,
+            worker_init_fn=_start_worker,
+            multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+        )
+
+    def __iter__(self) -> Iterator[ClipBatch]:
+        self.unreadable, self.read = [], 0
+        for attempts in self._loader:
+            self.unreadable += attempts.unreadable
+            self.read += attempts.read
+            if attempts.batch is not None:
+                yield attempts.batch
+
+    def summary(self) -> str:
+        """One line for a report: how many videos were measured, how many could not be."""
+        if not self.unreadable:
+            return f"{self.read} videos, all readable"
+        return f"{self.read} videos; {len(self.unreadable)} more are unreadable and left out"
+
+
+class _Attempted(Dataset):
+    """The samples of a dataset by number, an unreadable one as (path, message)."""
+
+    def __init__(self, dataset: ClipDataset) -> None:
+        self._dataset = dataset
+
+    def __getitem__(self, index: int) -> ClipSample | tuple[str, str]:
+        try:
+            return self._dataset[(index, index)]
+        except UnreadableVideo as error:
+            return error.path, error.reason
+
+
+def _collate(samples: list[ClipSample | tuple[str, str]]) -> _Attempts:
+    read = [sample for sample in samples if isinstance(sample, ClipSample)]
+    failed = [sample for sample in samples if not isinstance(sample, ClipSample)]
+    return _Attempts(collate(read) if read else None, len(read), failed)

@@ -1,0 +1,1 @@
+"""One module per family of list and folder layouts; ``data.manifest`` chooses among them."""
