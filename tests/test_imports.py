@@ -36,7 +36,7 @@ def sources(folder: Path) -> list[Path]:
 
 
 def room_of(path: Path) -> str:
-    """``diffmae_video/engine/trainer.py`` -> ``engine``; ``diffmae_video/build.py`` -> ``build``."""
+    """``diffmae_video/engine/trainer.py`` -> ``engine``; ``diffmae_video/build/data.py`` -> ``build``."""
     first = path.relative_to(PACKAGE).parts[0]
     return first.removesuffix(".py")
 
@@ -102,7 +102,7 @@ def test_package_imports_no_folder_of_scripts():
 
 
 def test_config_stops_at_the_door():
-    """Outside build.py and the tools no argument is called ``cfg``, and nothing is typed as a CfgNode."""
+    """Outside build/ and the tools no argument is called ``cfg``, and nothing is typed as a CfgNode."""
     wrong = []
     for path in sources(PACKAGE):
         if room_of(path) in READS_CONFIG:

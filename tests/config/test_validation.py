@@ -66,10 +66,10 @@ def test_every_declared_key_has_a_comment():
 def test_every_declared_key_is_used():
     """A key that nothing reads is a dead flag. (DATA.PAGE and others are read as cfg.DATA.PAGE or data.PAGE.)"""
     package = Path(defaults.__file__).parents[1]
-    files = [package / "build.py", *package.parent.glob("tools/*.py"), *package.glob("config/sizes.py")]
+    files = [*package.glob("build/*.py"), *package.parent.glob("tools/*.py"), *package.glob("config/sizes.py")]
     text = "\n".join(path.read_text() for path in files)
     unused = [key for key in leaves(get_cfg()) if not re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", text)]
-    assert not unused, f"declared, but read neither by build.py nor by the tools: {unused}"
+    assert not unused, f"declared, but read neither by build/ nor by the tools: {unused}"
 
 
 def test_wrong_choice_lists_the_choices():

@@ -1,0 +1,94 @@
+"""From a config to models, and from a checkpoint back to one."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from diffmae_video.config import from_yaml, resolve_encoder
+from diffmae_video.diffusion import NoiseSchedule
+from diffmae_video.engine import find_checkpoint
+from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, SpaceTimeViT
+from diffmae_video.models.decoders import Decoder
+
+
+def build_schedule(cfg: CfgNode) -> NoiseSchedule:
+    return NoiseSchedule(cfg.DIFFUSION.SCHEDULE, steps=cfg.DIFFUSION.STEPS, rho=cfg.DIFFUSION.RHO)
+
+
+def build_encoder(cfg: CfgNode) -> SpaceTimeViT:
+    width, depth, heads = resolve_encoder(cfg)
+    size = cfg.DATA.CROP_SIZE
+    return SpaceTimeViT(
+        clip_shape=(len(cfg.DATA.MEAN), cfg.DATA.NUM_FRAMES, size, size),
+        patch_size=tuple(cfg.MODEL.PATCH_SIZE),
+        width=width,
+        depth=depth,
+        heads=heads,
+        mlp_ratio=cfg.MODEL.ENCODER.MLP_RATIO,
+        position=cfg.MODEL.ENCODER.POSITION,
+        temperature=cfg.MODEL.POSITION_TEMPERATURE,
+        class_token=cfg.MODEL.ENCODER.CLASS_TOKEN,
+        drop_path=cfg.MODEL.ENCODER.DROP_PATH,
+    )
+
+
+def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
+    decoder = cfg.MODEL.DECODER
+    return DECODERS[decoder.TYPE](
+        grid=encoder.grid,
+        encoder_width=encoder.width,
+        width=decoder.WIDTH,
+        depth=decoder.DEPTH,
+        heads=decoder.HEADS,
+        mlp_ratio=decoder.MLP_RATIO,
+        patch_values=encoder.patch_embed.in_features,
+        position=decoder.POSITION,
+        temperature=cfg.MODEL.POSITION_TEMPERATURE,
+    )
+
+
+def build_model(cfg: CfgNode) -> MaskedAutoencoder:
+    """The model of a config, with initial weights that depend on ``cfg.SEED`` alone."""
+    masking = {
+        "target": cfg.MODEL.TARGET,
+        "mask_strategy": cfg.MASK.STRATEGY,
+        "mask_ratio": cfg.MASK.RATIO,
+        "pixel_mean": tuple(cfg.DATA.MEAN),
+        "pixel_std": tuple(cfg.DATA.STD),
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.SEED)
+        encoder = build_encoder(cfg)
+        decoder = build_decoder(cfg, encoder)
+        if cfg.MODEL.NAME == "MAE":
+            return MAE(encoder, decoder, **masking)
+        return DiffMAE(
+            encoder,
+            decoder,
+            build_schedule(cfg),
+            prediction=cfg.MODEL.PREDICTION,
+            input_scaling=cfg.MODEL.INPUT_SCALING,
+            **masking,
+        )
+
+
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAutoencoder:
+    """The model of a checkpoint, with its weights, in eval mode; its configuration is the attribute ``cfg``.
+
+    Args:
+        path: a checkpoint file, a run's folder (``OUTPUT_DIR``) or the ``latest`` in it: the newest whole checkpoint.
+        device: where the model goes.
+
+    Raises:
+        FileNotFoundError: nothing there.
+        engine.CheckpointError: a damaged file, or not one of ours.
+    """
+    state, _ = find_checkpoint(path)
+    cfg = from_yaml(state["config"])
+    model = build_model(cfg)
+    model.load_state_dict(state["model"])
+    model.cfg = cfg
+    return model.to(device).eval()

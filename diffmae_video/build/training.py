@@ -1,0 +1,139 @@
+"""From a config to a training run."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from fvcore.common.config import CfgNode
+
+from diffmae_video.build.data import DatasetError, build_dataset, build_loader
+from diffmae_video.build.models import build_model
+from diffmae_video.config import dump
+from diffmae_video.data import ClipDataset, MixDataset, UnreadableVideo
+from diffmae_video.engine import (
+    CheckpointManager,
+    LrSchedule,
+    Monitor,
+    PretrainTask,
+    ReconstructionEvaluator,
+    Trainer,
+    make_adamw,
+    parameter_groups,
+    select_device,
+)
+from diffmae_video.models import MaskedAutoencoder, make_mask, tokens_to_pixel_mask
+
+logger = logging.getLogger(__name__)
+
+RECONSTRUCTED_CLIPS = 4  # clips on a sheet of sample reconstructions
+
+
+def build_task(cfg: CfgNode) -> PretrainTask:
+    """What ``cfg.TASK`` names; ``validate`` has checked the name."""
+    tasks = {"pretrain": lambda: PretrainTask(cfg.DIFFUSION.STEPS)}
+    return tasks[cfg.TASK]()
+
+
+def training_length(cfg: CfgNode, videos: int) -> tuple[int, float]:
+    """(optimiser steps, warm-up clips) of a run over a training set of ``videos``; an epoch is ``videos`` clips."""
+    solver = cfg.SOLVER
+    if solver.MAX_STEPS:
+        return solver.MAX_STEPS, min(solver.WARMUP_EPOCHS * videos, 0.1 * solver.MAX_STEPS * solver.BATCH_SIZE)
+    return max(math.ceil(solver.EPOCHS * videos / solver.BATCH_SIZE), 1), solver.WARMUP_EPOCHS * videos
+
+
+def build_trainer(cfg: CfgNode) -> Trainer:
+    """Everything that ``run_net.py`` runs. The data is looked for before the model is built.
+
+    Raises:
+        DatasetError: see :func:`build_dataset`.
+    """
+    dataset = build_dataset(cfg, "train")
+    device = select_device(cfg.DEVICE)
+    model = build_model(cfg).to(device)
+    solver, train = cfg.SOLVER, cfg.TRAIN
+    total_steps, warmup_clips = training_length(cfg, len(dataset))
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, model.no_weight_decay())
+    return Trainer(
+        model=model,
+        task=build_task(cfg),
+        optimizer=make_adamw(groups, betas=tuple(solver.BETAS)),
+        schedule=LrSchedule.from_base(
+            solver.BASE_LR,
+            solver.BATCH_SIZE,
+            solver.BASE_BATCH_SIZE,
+            warmup_clips=warmup_clips,
+            total_clips=total_steps * solver.BATCH_SIZE,
+            min_lr=solver.MIN_LR,
+        ),
+        make_loader=lambda start_draw: build_loader(cfg, dataset, start_draw, pin_memory=device.type == "cuda"),
+        total_steps=total_steps,
+        clips_per_step=solver.BATCH_SIZE,
+        draws_per_step=solver.BATCH_SIZE // cfg.DATA.REPEATED_SAMPLING,
+        accumulation=solver.ACCUMULATION_STEPS,
+        precision=train.PRECISION,
+        clip_grad_norm=solver.CLIP_GRAD_NORM,
+        checkpoints=CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", train.KEEP_PERIOD),
+        checkpoint_period=train.CHECKPOINT_PERIOD,
+        monitor=Monitor(
+            cfg.OUTPUT_DIR,
+            total_clips=total_steps * solver.BATCH_SIZE,
+            clips_per_epoch=len(dataset),
+            log_period=train.LOG_PERIOD,
+            tensorboard=train.TENSORBOARD,
+        ),
+        device=device,
+        seed=cfg.SEED,
+        max_unreadable_fraction=cfg.DATA.MAX_UNREADABLE_FRACTION,
+        output_dir=cfg.OUTPUT_DIR,
+        config_text=dump(cfg),
+        evaluators=build_evaluators(cfg, model),
+        auto_resume=train.AUTO_RESUME,
+    )
+
+
+def readable_clips(dataset: ClipDataset | MixDataset) -> Iterator[torch.Tensor]:
+    """One clip (1, C, T, H, W) uint8 of every video that can be read, in order; the others are named in the log.
+
+    Raises:
+        DatasetError: no video can be read.
+    """
+    readable = 0
+    for index in range(len(dataset)):
+        try:
+            clips = dataset[(index, index)].clips[:1]
+        except UnreadableVideo as error:
+            logger.warning("left out of the sample reconstructions: %s", error)
+            continue
+        readable += 1
+        yield clips
+    if not readable:
+        raise DatasetError(f"none of the {len(dataset)} videos for sample reconstructions can be read")
+
+
+def build_evaluators(cfg: CfgNode, model: MaskedAutoencoder) -> list[ReconstructionEvaluator]:
+    """Sample reconstructions of the first validation clips (of the training clips, where there is no val.csv)."""
+    if not cfg.TRAIN.VISUALIZE_PERIOD:
+        return []
+    try:
+        dataset = build_dataset(cfg, "val")
+    except DatasetError:
+        dataset = build_dataset(cfg, "train")
+    if isinstance(dataset, MixDataset):
+        dataset = next(source for source in dataset.sources if source.num_frames == cfg.DATA.NUM_FRAMES)
+    clips = torch.cat(list(itertools.islice(readable_clips(dataset), RECONSTRUCTED_CLIPS)))
+    mask = make_mask(cfg.MASK.STRATEGY, model.grid, cfg.MASK.RATIO, len(clips), torch.Generator().manual_seed(cfg.SEED))
+    return [
+        ReconstructionEvaluator(
+            clips,
+            tokens_to_pixel_mask(mask, model.grid, model.patch_size),
+            Path(cfg.OUTPUT_DIR) / "reconstructions",
+            period=cfg.TRAIN.VISUALIZE_PERIOD,
+            steps=cfg.TRAIN.VISUALIZE_STEPS,
+        )
+    ]
