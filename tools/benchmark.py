@@ -1,0 +1,55 @@
+"""Measures the speed of this project beside that of others.
+
+    python tools/benchmark.py loader [--rounds 40] [--cache runs/benchmark_videos] [--output runs/benchmark_loader.json]
+
+``loader``: clips per second and core from H.264 files to training clips (16 frames x stride 4, 224 x 224), against the
+ways of VideoMAE and MAE-ST, on files that it renders itself. docs/performance.md explains the figures.
+
+``images``: images per second and core from tar shards, plain files and webdataset; datasets/shards.md has the figures.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    commands = parser.add_subparsers(dest="benchmark", required=True)
+    loader = commands.add_parser("loader", help="reading clips for training")
+    loader.add_argument("--rounds", type=int, default=40, help="how often everything is measured (default 40)")
+    loader.add_argument("--cache", type=Path, default=Path("runs/benchmark_videos"), help="folder for the videos")
+    loader.add_argument("--output", type=Path, default=Path("runs/benchmark_loader.json"), help="the report")
+    loader.add_argument("--frames", type=int, default=300, help="length of the videos at 30 per second (default 300)")
+    loader.add_argument("--seed", type=int, default=0, help="of the clips that are drawn (default 0)")
+    images = commands.add_parser("images", help="reading images from tar shards and from plain files")
+    images.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default 10)")
+    images.add_argument("--cache", type=Path, default=Path("runs/benchmark_images"), help="folder for the images")
+    images.add_argument("--output", type=Path, default=Path("runs/benchmark_images.json"), help="the report")
+    images.add_argument("--images", type=int, default=1000, help="images of every size (default 1000)")
+    images.add_argument("--seed", type=int, default=0, help="of the crops (default 0)")
+    parsed = parser.parse_args(arguments)
+    if min(parsed.rounds, getattr(parsed, "frames", 1), getattr(parsed, "images", 1)) < 1 or parsed.seed < 0:
+        parser.error("--rounds, --frames and --images must be at least 1, --seed at least 0")
+    return parsed
+
+
+def main() -> int:
+    options = parse_arguments()
+    # Imported here, so that --help and a wrong option answer at once.
+    if options.benchmark == "loader":
+        from benchmark_loader import run
+
+        return run(options.rounds, options.cache, options.output, options.frames, options.seed)
+    if options.benchmark == "images":
+        from benchmark_images import run
+
+        return run(options.rounds, options.cache, options.output, options.images, options.seed)
+    raise AssertionError(options.benchmark)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
