@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import json
 import shlex
+import statistics
 import subprocess
 import sys
 import time
@@ -52,11 +53,14 @@ def held_out_clips(data: Path, count: int) -> list[Path]:
 
 
 def summary(results: dict[str, dict[str, float]]) -> str:
-    """Table of the PSNR (dB) inside the mask, a row per clip and their mean."""
+    """Table of the PSNR (dB) inside the mask: a row per clip, named split/clip, and a mean per split."""
     fills = list(next(iter(results.values())))
-    mean = {fill: sum(values[fill] for values in results.values()) / len(results) for fill in fills}
     rows = [("PSNR inside the mask (dB)", *fills)]
-    rows += [(name, *(f"{values[fill]:.2f}" for fill in fills)) for name, values in [*results.items(), ("mean", mean)]]
+    for split in HELD_OUT:
+        clips = {name: values for name, values in results.items() if name.startswith(f"{split}/")}
+        rows += [(name, *(f"{values[fill]:.2f}" for fill in fills)) for name, values in clips.items()]
+        means = (statistics.mean(values[fill] for values in clips.values()) for fill in fills)
+        rows.append((f"mean of {split}", *(f"{mean:.2f}" for mean in means)))
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = ([row[0].ljust(widths[0]), *(c.rjust(w) for c, w in zip(row[1:], widths[1:], strict=True))] for row in rows)
     return "\n".join("  ".join(line) for line in lines)
@@ -70,11 +74,12 @@ def main() -> None:
     run(*train, *options.overrides)
     results, folder = {}, options.output / "inpainted"
     for clip in held_out_clips(options.data, options.inpaint):
-        file = folder / clip.name
+        file = folder / f"{clip.parent.name}_{clip.name}"
         files = ["--output", file, "--sheet", file.with_suffix(".png"), "--metrics", file.with_suffix(".json")]
         run("tools/inpaint.py", "--weights", options.output, "--input", clip, *MASK, *files)
         results[f"{clip.parent.name}/{clip.stem}"] = json.loads((ROOT / file.with_suffix(".json")).read_text())["psnr"]
-    print(f"\n{summary(results)}\n\nmasked input | inpainted | original, in {time.monotonic() - started:.0f} s:")
+    print(f"\n{summary(results)}\n(val: photographs seen in training, camera paths not; unseen: neither)")
+    print(f"\nmasked input | inpainted | original, in {time.monotonic() - started:.0f} s:")
     for video in sorted((ROOT / folder).glob("*.mp4")):
         print(f"  {video}\n  {video.with_suffix('.png')}")
 

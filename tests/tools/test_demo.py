@@ -28,4 +28,4 @@ def test_the_demo_renders_trains_and_inpaints(tmp_path):
         values = json.loads(video.with_suffix(".json").read_text())["psnr"]
         assert {"inpainted", "mean colour", "nearest visible patch"} <= set(values)
         assert f"{values['inpainted']:.2f}" in done.stdout
-    assert "mean" in done.stdout
+    assert "mean of val" in done.stdout and "mean of unseen" in done.stdout
