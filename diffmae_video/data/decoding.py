@@ -24,6 +24,7 @@ from diffmae_video.data.decoders import (
     decord_backend,
     frames_backend,
     image_backend,
+    memory,
     pyav_backend,
     torchcodec_backend,
 )
@@ -172,6 +173,7 @@ def _frames(path: str, indices: np.ndarray, backend: str, short_side: int | None
     requested = _checked_indices(path, indices, index.frames)
     wanted, rows = np.unique(requested, return_inverse=True)
     frames = _read(path, wanted.tolist(), backend, index, short_side)
+    memory.after_read()
     return frames if np.array_equal(wanted, requested) else frames[rows]
 
 
@@ -181,7 +183,7 @@ def _read(path: str, wanted: list[int], backend: str, index: VideoIndex, short_s
             _check_backend(path, backend, index)
         return READERS[backend](path, wanted, index, short_side)
     # docs/performance.md: where it can drop frames, PyAV leaves undecoded what no wanted frame needs, and is the
-    # fastest by far. torchcodec has no place here: it is right on no file that PyAV is not, faster on none, and
+    # fastest by far. torchcodec has no place here: it is right on no file that PyAV is not, not found faster, and
     # brings torch into every decoding process.
     if not index.can_drop_frames and not index.decord_problem and importlib.util.find_spec("decord"):
         # decord's FFmpeg is of 2021: PyAV opens more, and has the last word on what is unreadable
