@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import os
 
-# Waiting OpenMP threads sleep instead of spinning. On a CPU that training shares with its loader or with other
-# programs, spinning costs a factor of four and more. Read once, when torch is imported.
-os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# How long a waiting OpenMP thread spins before it sleeps (GNU's runtime, which torch on Linux uses). By default so long
+# that training which shares its CPU, with its own loader even, gets several times slower; this costs nothing on an idle
+# one. Read once, when torch is imported.
+os.environ.setdefault("GOMP_SPINCOUNT", "10000")
 
 import argparse
 import sys
