@@ -31,8 +31,7 @@ class DiffMAE(MaskedAutoencoder):
         prediction: what the decoder predicts: ``"x0"`` (clean patches, the paper's choice), ``"eps"`` or ``"v"``.
         input_scaling: how x_t enters the decoder: ``"none"``, as it is, or ``"signal"``, times sqrt(abar_t). That is
             the best linear estimate of x_0 for data of unit variance: pure noise enters as almost nothing, and the
-            decoder does not have to learn at every timestep anew how far to trust its input. Small models sample
-            visibly more coherent pictures with it.
+            decoder does not have to learn at every timestep anew how far to trust its input.
 
     Raises:
         ValueError: unknown prediction, input scaling or target.
@@ -59,8 +58,8 @@ class DiffMAE(MaskedAutoencoder):
         self.time_embed = TimestepEmbedding(width)
         for module in (self.decoder, self.noisy_embed, self.time_embed):
             module.apply(initialize)
-        # Unit noise enters the tokens with a standard deviation of 0.1. With the usual initialisation it is twice as
-        # large as the position embedding, and training first spends hundreds of steps on learning to ignore it.
+        # Unit noise enters the tokens with a standard deviation of 0.1. With the usual initialisation it can be
+        # twice as large as the position embedding, which the first steps then have to dig out of the noise.
         nn.init.normal_(self.noisy_embed.weight, std=0.1 * patch_values**-0.5)
 
     def forward(

@@ -127,7 +127,6 @@ def test_every_parameter_learns(decoder, kind, class_token):
     output = model(clips())
     output.loss.backward()
     still = [name for name, p in model.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0]
-    # With only class-token-free read-outs the last block's class token is nobody's input but the decoder's context.
     assert still == []
     assert output.pred.shape == (2, 6, 384) and output.mask.sum(1).tolist() == [6, 6]
 
