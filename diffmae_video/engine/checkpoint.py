@@ -9,6 +9,8 @@ A checkpoint is one zip file, as ``torch.save`` writes it, holding a dictionary 
     monitor     averages of the log interval in progress
     config      YAML text of the resolved configuration
     rng         {"cpu": state of torch's global generator}; every step seeds it anew (see randomness.py)
+    ema         with averaged weights only: what a model that has them would have as its state_dict
+    ema_updates with averaged weights only: how many steps they average over
 
 In a folder of them, ``step_00000500.pt`` is the state after 500 optimiser steps and ``latest`` a text file with the
 name of the newest. A file gets its name only once it is complete and on the disk, and ``latest`` is written after that;
@@ -78,6 +80,14 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     if state["format"] != FORMAT:
         raise CheckpointError(f"{path} has checkpoint format {state['format']}, this version reads format {FORMAT}")
     return state
+
+
+def ema_state(state: dict[str, Any]) -> dict[str, torch.Tensor]:
+    """The weights of a checkpoint to use a model with: the averaged ones where its run kept them, else the last ones.
+
+    Both have the layout of the model's ``state_dict``.
+    """
+    return state["ema"] if "ema" in state else state["model"]
 
 
 def _check_bytes(path: Path) -> None:

@@ -1,20 +1,26 @@
-"""One optimiser step: the gradient of all its micro-batches, then the update."""
+"""One optimiser step: the gradient of all its micro-batches, a look at whether it is finite, then the update."""
 
 from __future__ import annotations
 
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from diffmae_video.engine.disk import tolerate_full_disk, write_text
+from diffmae_video.engine.errors import NonFiniteLoss
 from diffmae_video.engine.interrupts import Interrupts
 from diffmae_video.engine.randomness import clip_generators, seed_step
 from diffmae_video.engine.tasks import Task
 from diffmae_video.engine.unreadable import check_loader_error
 from diffmae_video.engine.wrapping import autocast, sum_over_ranks
+
+PATHS_SHOWN = 5  # of a broken batch, in the error message; the file next to it lists all
 
 
 @dataclass
@@ -156,3 +162,29 @@ class Stepper:
         loss, failed, *flat, grad_norm = torch.cat([packed, norm]).tolist()
         metrics = {name: (flat[2 * i], flat[2 * i + 1]) for i, name in enumerate(names)}
         return StepResult(loss, grad_norm, round(failed), metrics, sums.paths, sums.unreadable, sums.data_seconds)
+
+
+def check_finite(result: StepResult, step: int, output_dir: Path, newest: Callable[[], Path | None]) -> None:
+    """Stops a run before a loss or gradient that is no number spoils the parameters.
+
+    Args:
+        result: of the gradient of optimiser step number ``step`` (from 1).
+        output_dir: where ``nonfinite_step_*.txt`` with the files of the batch goes.
+        newest: gives the run's newest checkpoint, for the message.
+
+    Raises:
+        NonFiniteLoss: the loss or the gradient norm is NaN or infinite.
+    """
+    if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
+        return
+    unique = sorted(set(result.paths))
+    listing = output_dir / f"nonfinite_step_{step:08d}.txt"
+    with tolerate_full_disk(str(listing)):
+        write_text(listing, "".join(f"{path}\n" for path in unique))
+    more = ", ..." if len(unique) > PATHS_SHOWN else ""
+    raise NonFiniteLoss(
+        f"step {step}: the loss is {result.loss:g} and the gradient norm {result.grad_norm:g}. The step was not "
+        f"applied or saved, and every checkpoint is kept (newest: {newest() or 'none'}). The batch's {len(unique)} "
+        f"files, all listed in {listing}: {', '.join(unique[:PATHS_SHOWN])}{more}. A lower SOLVER.BASE_LR, "
+        "SOLVER.CLIP_GRAD_NORM 1.0 or TRAIN.PRECISION fp32 may help"
+    )

@@ -7,6 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -15,20 +16,19 @@ import torch
 from torch import nn
 
 from diffmae_video.engine.checkpoint import FORMAT, CheckpointManager, config_changes
-from diffmae_video.engine.disk import tolerate_full_disk, write_text
-from diffmae_video.engine.errors import CheckpointError, NonFiniteLoss, RunError, TooManyUnreadable, TrainingInterrupted
+from diffmae_video.engine.disk import write_text
+from diffmae_video.engine.ema import ExponentialMovingAverage, resume_average
+from diffmae_video.engine.errors import CheckpointError, RunError, TooManyUnreadable, TrainingInterrupted
 from diffmae_video.engine.evaluation import Evaluator, evaluation
 from diffmae_video.engine.interrupts import Interrupts
 from diffmae_video.engine.monitor import Monitor, StepReport
-from diffmae_video.engine.optimizer import restore_optimizer, set_lr
-from diffmae_video.engine.stepping import Stepper, StepResult
+from diffmae_video.engine.optimizer import LrSchedule, describe_groups, restore_optimizer, set_lr
+from diffmae_video.engine.stepping import Stepper, StepResult, check_finite
 from diffmae_video.engine.tasks import Task
 from diffmae_video.engine.unreadable import UnreadableFiles
 from diffmae_video.engine.wrapping import autocast, unwrap
 
 logger = logging.getLogger(__name__)
-
-PATHS_SHOWN = 5  # of a broken batch, in the error message; the file next to it lists all
 
 
 @dataclass
@@ -58,7 +58,7 @@ class Trainer:
     Args:
         model: on its device, wrapped from outside or not.
         task: turns a batch into a loss; see ``tasks.py``.
-        optimizer: over the model's trainable parameters; its learning rate is set at every step.
+        optimizer: over the model's trainable parameters; its learning rate is set at every step, see ``set_lr``.
         schedule: clips seen before a step -> learning rate of that step.
         make_loader: first draw -> iterable of batches that never ends, this process's part of them; see
             ``data.ClipBatch``.
@@ -77,6 +77,9 @@ class Trainer:
         output_dir: folder of the run, for ``config.yaml``, ``unreadable.txt`` and ``nonfinite_step_*.txt``.
         config_text: YAML of the resolved configuration, stored beside the run and in every checkpoint.
         weights_from: where the model's weights came from, for the log.
+        extra_description: lines for the log of the start, after the trainer's own.
+        ema_decay: decay of a running average of the weights, which evaluators then see and every checkpoint also holds;
+            0 = no average. See ``ema.py``.
         auto_resume: go on from the newest checkpoint; False refuses a folder that holds one.
         rank, world_size: of this process; only rank 0 writes (all append to ``unreadable.txt``).
     """
@@ -105,6 +108,8 @@ class Trainer:
         config_text: str,
         evaluators: Sequence[Evaluator] = (),
         weights_from: str = "random initialisation",
+        extra_description: Sequence[str] = (),
+        ema_decay: float = 0.0,
         auto_resume: bool = True,
         rank: int = 0,
         world_size: int = 1,
@@ -131,6 +136,8 @@ class Trainer:
         self.monitor, self.evaluators = monitor, evaluators
         self.device, self.precision, self.rank, self.world_size = device, precision, rank, world_size
         self.output_dir, self.config_text, self.weights_from = Path(output_dir), config_text, weights_from
+        self.extra_description = tuple(extra_description)
+        self.ema = ExponentialMovingAverage(unwrap(model), ema_decay) if ema_decay else None
         self.unreadable = UnreadableFiles(self.output_dir / "unreadable.txt", max_unreadable_fraction)
         self.progress = Progress()
         self._batches: Iterator[Any] | None = None
@@ -154,6 +161,8 @@ class Trainer:
                 # Saved below, where the interrupted frames are gone, and with them the loader's workers: their end is
                 # reported by an error that could fall into the middle of saving.
                 self._interrupts.end()
+                if self.ema is not None:
+                    self.ema.restore()
                 logger.info("stopping after step %d ...", self.progress.step)
             except TooManyUnreadable:
                 self._save()
@@ -195,11 +204,13 @@ class Trainer:
         lr = self.schedule(self.progress.clips)
         set_lr(self.optimizer, lr)
         result = self.stepper.gradient(batches, self.progress.step)
-        self._check_finite(result)
+        check_finite(result, self.progress.step + 1, self.output_dir, self.checkpoints.latest)
 
         # From here the state is between two steps: a signal waits until parameters, counts and log agree again.
         with self._interrupts.held():
             self.stepper.update()
+            if self.ema is not None:
+                self.ema.update()
             self.progress.step += 1
             self.progress.clips += self.clips_per_step
             self.progress.draws += self.draws_per_step
@@ -223,27 +234,12 @@ class Trainer:
             metrics=result.metrics,
         )
 
-    def _check_finite(self, result: StepResult) -> None:
-        if math.isfinite(result.loss) and math.isfinite(result.grad_norm):
-            return
-        step = self.progress.step + 1
-        unique = sorted(set(result.paths))
-        listing = self.output_dir / f"nonfinite_step_{step:08d}.txt"
-        with tolerate_full_disk(str(listing)):
-            write_text(listing, "".join(f"{path}\n" for path in unique))
-        more = ", ..." if len(unique) > PATHS_SHOWN else ""
-        raise NonFiniteLoss(
-            f"step {step}: the loss is {result.loss:g} and the gradient norm {result.grad_norm:g}. The step was not "
-            f"applied or saved, and every checkpoint is kept (newest: {self.checkpoints.latest() or 'none'}). The "
-            f"batch's {len(unique)} files, all listed in {listing}: {', '.join(unique[:PATHS_SHOWN])}{more}. A lower "
-            "SOLVER.BASE_LR, SOLVER.CLIP_GRAD_NORM 1.0 or TRAIN.PRECISION fp32 may help"
-        )
-
     def _evaluate(self, last: bool) -> None:
         for evaluator in self.evaluators if self.rank == 0 else ():
             if last or self.progress.step % evaluator.period == 0:
                 model = unwrap(self.model)
-                with evaluation(model, self.device), autocast(self.precision, self.device):
+                averaged = nullcontext() if self.ema is None else self.ema.applied()
+                with averaged, evaluation(model, self.device), autocast(self.precision, self.device):
                     values = evaluator.evaluate(model, self.progress.step, self.monitor)
                 self.monitor.record_evaluation(evaluator.name, self.progress.step, values)
 
@@ -282,18 +278,30 @@ class Trainer:
             f"effective batch: {self.clips_per_step} clips per step = {micro} per micro-batch x {self.accumulation} "
             f"accumulated x {self.world_size} processes, from {self.draws_per_step} videos",
             f"length: {self.total_clips // self.clips_per_step} steps, {self.total_clips} clips; {steps} steps to go",
-            f"learning rate: {self.schedule}",
+            f"optimizer: {type(self.optimizer).__name__}, learning rate: {self.schedule}",
+            *self._describe_options(),
             f"starts from: {source}",
+            *self.extra_description,
         ]
+
+    def _describe_options(self) -> list[str]:
+        """Lines about what most runs do without."""
+        lines = []
+        if isinstance(self.schedule, LrSchedule):
+            lines += describe_groups(self.optimizer.param_groups, self.schedule.peak)
+        if self.ema is not None:
+            lines.append(f"averaged weights: decay {self.ema.decay:g}; evaluations use them, checkpoints hold both")
+        return lines
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
         try:
             unwrap(self.model).load_state_dict(state["model"])
             restore_optimizer(self.optimizer, state["optimizer"])
+            resume_average(self.ema, state, path)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} does not fit this run's model: {' '.join(str(error).split())}. Choose another OUTPUT_DIR, or "
-                "use the configuration that is stored beside it"
+                f"{path} does not fit this run's model and optimizer: {' '.join(str(error).split())}. Choose another "
+                "OUTPUT_DIR, or use the configuration that is stored beside it"
             ) from error
         for change in config_changes(state["config"], self.config_text):
             logger.warning("the configuration differs from the checkpoint's: %s", change)
@@ -312,6 +320,7 @@ class Trainer:
             "monitor": self.monitor.state_dict(),
             "config": self.config_text,
             "rng": {"cpu": torch.get_rng_state()},
+            **({} if self.ema is None else self.ema.state_dict()),
         }
 
     def _checkpoint_is_due(self) -> bool:

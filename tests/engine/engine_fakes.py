@@ -19,10 +19,13 @@ from torch.utils.data import DataLoader, Dataset
 
 from diffmae_video.data import ClipBatch
 from diffmae_video.engine.checkpoint import CheckpointManager
+from diffmae_video.engine.ema import ExponentialMovingAverage
+from diffmae_video.engine.lars import LARS
 from diffmae_video.engine.monitor import Monitor
-from diffmae_video.engine.optimizer import LrSchedule, make_adamw, parameter_groups
+from diffmae_video.engine.optimizer import LrSchedule, make_optimizer, parameter_groups
 from diffmae_video.engine.tasks import PretrainTask
 from diffmae_video.engine.trainer import Trainer
+from diffmae_video.models import SpaceTimeViT
 
 CLIP = (3, 2, 4, 4)  # C, T, H, W
 VIDEOS, REPEATS = 7, 2  # an epoch of 7 videos ends inside a step of 2
@@ -60,6 +63,42 @@ class FakeModel(nn.Module):
         pred = self.second(self.dropout(torch.tanh(hidden)))
         per_clip = (pred - x0).square().mean(dim=1)
         return Output(per_clip.mean(), pred, torch.ones(len(x0), 1), per_clip, t if self.diffusion else None)
+
+
+class FakeClassifier(nn.Module):
+    """A real encoder and a head with a norm that keeps statistics; with ``frozen`` only the head learns.
+
+    ``shape`` are arguments of the encoder.
+    """
+
+    def __init__(self, classes: int = 3, frozen: bool = False, **shape):
+        super().__init__()
+        small = {"clip_shape": CLIP, "patch_size": (1, 2, 2), "width": 8, "depth": 3, "heads": 2, "class_token": True}
+        self.encoder = SpaceTimeViT(**{**small, "drop_path": 0.2, **shape})
+        width = self.encoder.width
+        self.head = nn.ModuleDict({"norm": nn.BatchNorm1d(width), "classifier": nn.Linear(width, classes)})
+        self.frozen = frozen
+        self.encoder.requires_grad_(not frozen)
+
+    def no_weight_decay(self) -> set[str]:
+        return {"encoder.class_token", "encoder.position.space", "encoder.position.time"}
+
+    def train(self, mode: bool = True) -> FakeClassifier:
+        super().train(mode)
+        if self.frozen:
+            self.encoder.eval()
+        return self
+
+    def forward(self, clips: torch.Tensor) -> torch.Tensor:
+        tokens = self.encoder.encode(clips.float() / 127.5 - 1)
+        return self.head["classifier"](self.head["norm"](tokens.mean(dim=1)))
+
+
+class FakeRecognition:
+    """A task with labels made of the clips' ids."""
+
+    def loss(self, model, batch, generators):
+        return nn.functional.cross_entropy(model(batch.clips), batch.clip_ids % 3), {}
 
 
 class FakeDataset(Dataset):
@@ -128,13 +167,20 @@ def make_trainer(
     rank: int = 0,
     world_size: int = 1,
     tensorboard: bool = False,
+    recognition: dict | None = None,
+    optimizer: str | torch.optim.Optimizer = "adamw",
+    layer_decay: float = 1.0,
     **options,
 ) -> Trainer:
-    """A run of the fakes; ``options`` replace arguments of the trainer."""
+    """A run of the fakes, of the classifier with ``recognition`` (its arguments); ``options`` replace the trainer's."""
     folder, clips_per_step = Path(folder), videos_per_step * REPEATS
-    if model is None:
-        torch.manual_seed(0)
+    torch.manual_seed(0)
+    if recognition is not None:
+        model, task = FakeClassifier(**recognition), FakeRecognition()
+    elif model is None:
         model = FakeModel()
+    if isinstance(optimizer, str):
+        optimizer = make_optimizer(optimizer, parameter_groups(model, 0.05, layer_decay=layer_decay))
 
     def make_loader(start_draw: int) -> DataLoader:
         sampler = FakeSampler(start_draw, videos_per_step, accumulation, rank, world_size)
@@ -147,7 +193,7 @@ def make_trainer(
     arguments = {
         "model": model,
         "task": task or PretrainTask(1000),
-        "optimizer": make_adamw(parameter_groups(model, 0.05)),
+        "optimizer": optimizer,
         "schedule": LrSchedule(1e-2, 2 * clips_per_step, steps * clips_per_step),
         "make_loader": make_loader,
         "total_steps": steps,
@@ -198,6 +244,8 @@ def kill_at_call(owner: object, name: str, call: int) -> None:
 KILL_SPOTS = {
     "forward": (FakeModel, "forward"),  # twice per step with accumulation 2
     "update": (torch.optim.AdamW, "step"),
+    "lars": (LARS, "step"),
+    "average": (ExponentialMovingAverage, "update"),  # after the optimiser's update, before the counts
     "write": (os, "write"),  # inside the temporary file
     "fsync": (os, "fsync"),
     "replace": (os, "replace"),  # the checkpoint, then ``latest``

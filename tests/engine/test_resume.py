@@ -23,6 +23,12 @@ def assert_same_run(folder, reference):
     assert ours["progress"] == theirs["progress"]
     for name, value in theirs["model"].items():
         assert torch.equal(ours["model"][name], value), name
+    assert ours.keys() == theirs.keys()
+    for name, value in theirs.get("ema", {}).items():
+        assert torch.equal(ours["ema"][name], value), name
+    assert ours.get("ema_updates") == theirs.get("ema_updates")
+    for group, group_ in zip(ours["optimizer"]["param_groups"], theirs["optimizer"]["param_groups"], strict=True):
+        assert group == group_
     for index, state in theirs["optimizer"]["state"].items():
         assert all(torch.equal(ours["optimizer"]["state"][index][key], state[key]) for key in state)
 
@@ -99,3 +105,21 @@ def test_a_complete_run_started_again_does_nothing(straight):
     before = log_lines(straight)
     progress = make_trainer(straight, steps=STEPS, failing=(5, 17)).run()
     assert progress.step == STEPS and log_lines(straight) == before
+
+
+@pytest.mark.parametrize(
+    ("options", "kills"),
+    [
+        ({"ema_decay": 0.9}, [("average", 5), ("forward", 8), ("average", 3)]),
+        ({"recognition": {}, "layer_decay": 0.65, "ema_decay": 0.7}, [("update", 5), ("average", 2), ("write", 80)]),
+        ({"recognition": {"frozen": True}, "optimizer": "lars"}, [("lars", 5), ("lars", 3)]),
+    ],
+    ids=["average", "layer decay and average", "probe with LARS"],
+)
+def test_averages_layer_rates_and_probes_go_on_exactly(tmp_path, options, kills):
+    straight, killed = tmp_path / "straight", tmp_path / "killed"
+    assert run_in_process("train", str(straight), steps=STEPS, **options).exitcode == 0
+    for kill in kills:
+        assert run_in_process("train", str(killed), kill=kill, steps=STEPS, **options).exitcode == -signal.SIGKILL
+    assert run_in_process("train", str(killed), steps=STEPS, **options).exitcode == 0
+    assert_same_run(killed, straight)
