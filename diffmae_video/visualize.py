@@ -140,3 +140,99 @@ def _write(page: np.ndarray, text: str, left: int, top: int, width: int) -> None
     label = Image.new("RGB", (width, height), BACKGROUND)
     ImageDraw.Draw(label).multiline_text((0, 0), text, fill=TEXT, font=_font())
     page[top : top + height, left : left + width] = np.asarray(label)
+
+
+# ---------------------------------------------------------------------------------------------------- confusion matrix
+
+NAMED_CLASSES = 40  # more names than this would fill a wall
+COUNTED_CLASSES = 20  # up to so many, the counts are written into the cells
+LONGEST_NAME = 260  # pixels
+AXES = "rows: class of the video; columns: taken for"
+HEAT_BAR = 160  # pixels
+HEAT = ((24, 24, 40), (62, 53, 139), (168, 50, 125), (240, 118, 66), (252, 240, 190))  # dark to bright in even steps
+
+
+def confusion_matrix(counts: np.ndarray, class_names: Sequence[str]) -> np.ndarray:
+    """Which classes are taken for which: the brighter a cell, the larger its share of the row's videos.
+
+    Brightness goes with the square root of the share, so that rare confusions among hundreds of classes can be seen.
+
+    Args:
+        counts: int (K, K): how many videos of class i (row) were taken for class j (column).
+        class_names: K. Up to 40 classes have their names beside rows and columns, long ones cut; up to 20 classes have
+            the counts in their cells; more classes make a heat map. A class without videos is a dark row.
+
+    Returns:
+        uint8 (H, W, 3).
+
+    Raises:
+        ValueError: counts that are not square, or not as many names.
+    """
+    counts = np.asarray(counts)
+    classes = len(class_names)
+    if counts.shape != (classes, classes) or classes == 0:
+        raise ValueError(f"expected counts (K, K) and K class names, got {counts.shape} and {classes}")
+    cell = 46 if classes <= COUNTED_CLASSES else 24 if classes <= NAMED_CLASSES else max(900 // classes, 2)
+    named = classes <= NAMED_CLASSES
+    margin = min(max(map(_text_width, class_names)), LONGEST_NAME) + GAP if named else 0
+    left = GAP + margin
+    top = 2 * GAP + 2 * _line_height() + margin
+    page = _page(top + classes * cell + GAP, max(left + classes * cell, HEAT_BAR + 120, _text_width(AXES) + GAP) + GAP)
+    shares = counts / np.maximum(counts.sum(1, keepdims=True), 1)
+    cells = _heat(shares).repeat(cell, axis=0).repeat(cell, axis=1)
+    if named:
+        cells[::cell], cells[:, ::cell] = BACKGROUND, BACKGROUND  # a line between cells
+    page[top : top + len(cells), left : left + len(cells)] = cells
+    _write_axes(page, top, left, cell, class_names if named else (), margin)
+    if classes <= COUNTED_CLASSES:
+        _write_counts(page, counts, shares, top, left, cell)
+    return page
+
+
+def _heat(shares: np.ndarray) -> np.ndarray:
+    """Shares (...) in [0, 1] -> colours uint8 (..., 3)."""
+    stops = np.linspace(0, 1, len(HEAT))
+    channels = [np.interp(np.sqrt(shares), stops, channel) for channel in zip(*HEAT, strict=True)]
+    return np.stack(channels, -1).astype(np.uint8)
+
+
+def _write_axes(page: np.ndarray, top: int, left: int, cell: int, names: Sequence[str], margin: int) -> None:
+    """What rows and columns are, the scale of colours, and the names of the classes."""
+    line = _line_height()
+    _write(page, AXES, GAP, GAP, _text_width(AXES))
+    start = 2 * GAP + _text_width("0 %")
+    page[GAP + line + 3 : GAP + 2 * line - 3, start : start + HEAT_BAR] = _heat(np.linspace(0, 1, HEAT_BAR) ** 2)
+    for text, place in (("0 %", GAP), ("100 %", start + HEAT_BAR + GAP)):
+        _write(page, text, place, GAP + line, _text_width(text))
+    middle = _label("25 %", _text_width("25 %"), line)
+    place = start + (HEAT_BAR - middle.shape[1]) // 2
+    bar = page[GAP + line : GAP + 2 * line, place : place + middle.shape[1]]
+    np.maximum(bar, np.where(middle > BACKGROUND, middle, 0), out=bar)
+    for number, name in enumerate(names):
+        start = number * cell + (cell - line) // 2
+        row = _label(name, margin - GAP, line, right=True)
+        page[top + start : top + start + line, left - margin : left - GAP] = row
+        column = np.rot90(_label(name, margin - GAP, line))
+        page[top - margin : top - GAP, left + start : left + start + line] = column
+
+
+def _write_counts(page: np.ndarray, counts: np.ndarray, shares: np.ndarray, top: int, left: int, cell: int) -> None:
+    picture = Image.fromarray(page)
+    draw = ImageDraw.Draw(picture)
+    for row, column in np.argwhere(counts):
+        centre = (left + column * cell + cell // 2, top + row * cell + cell // 2)
+        colour = BACKGROUND if shares[row, column] > 0.4 else TEXT
+        draw.text(centre, str(counts[row, column]), fill=colour, font=_font(), anchor="mm")
+    page[:] = np.asarray(picture)
+
+
+def _label(text: str, width: int, height: int, right: bool = False) -> np.ndarray:
+    """One line of text on background, uint8 (height, width, 3); what is too long ends in an ellipsis."""
+    if _text_width(text) > width:
+        while text and _text_width(text + "…") > width:
+            text = text[:-1]
+        text += "…"
+    page = np.full((height, width, 3), BACKGROUND, np.uint8)
+    room = _text_width(text)
+    _write(page, text, max(width - room, 0) if right else 0, 0, min(room, width))
+    return page

@@ -10,8 +10,10 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from diffmae_video.data.augment import ColorJitter, CropAndFlip, RandomErasing
+    from diffmae_video.data.class_names import read_class_names
     from diffmae_video.data.dataset import ClipDataset, ClipSample
     from diffmae_video.data.decoding import IMAGE_EXTENSIONS, UnreadableVideo, VideoInfo, read_frames, video_info
+    from diffmae_video.data.evaluation import EvaluationClips
     from diffmae_video.data.loader import ClipBatch, DrawSampler, MixSampler, collate, make_loader
     from diffmae_video.data.manifest import (
         FORMATS,
@@ -28,7 +30,7 @@ if TYPE_CHECKING:
     from diffmae_video.data.rand_augment import RandAugment
     from diffmae_video.data.sampling import dense_indices, segment_indices
     from diffmae_video.data.shards import shard_order
-    from diffmae_video.data.views import read_views
+    from diffmae_video.data.subsets import labelled_subset
     from diffmae_video.data.writing import write_gif, write_image, write_video
 
 _MODULES = {
@@ -39,6 +41,7 @@ _MODULES = {
     "CropAndFlip": "augment",
     "DrawSampler": "loader",
     "Entry": "manifest",
+    "EvaluationClips": "evaluation",
     "FORMATS": "manifest",
     "IMAGE_EXTENSIONS": "decoding",
     "MixDataset": "mix",
@@ -56,10 +59,11 @@ _MODULES = {
     "collate": "loader",
     "dense_indices": "sampling",
     "detect_format": "manifest",
+    "labelled_subset": "subsets",
     "make_loader": "loader",
+    "read_class_names": "class_names",
     "read_frames": "decoding",
     "read_manifest": "manifest",
-    "read_views": "views",
     "segment_indices": "sampling",
     "shard_order": "shards",
     "video_info": "decoding",
@@ -81,6 +85,7 @@ __all__ = [
     "CropAndFlip",
     "DrawSampler",
     "Entry",
+    "EvaluationClips",
     "MixDataset",
     "MixSampler",
     "Mixing",
@@ -93,10 +98,11 @@ __all__ = [
     "collate",
     "dense_indices",
     "detect_format",
+    "labelled_subset",
     "make_loader",
+    "read_class_names",
     "read_frames",
     "read_manifest",
-    "read_views",
     "segment_indices",
     "shard_order",
     "video_info",

@@ -89,6 +89,8 @@ class CropAndFlip:
         scale, aspect: of "random_resized": ranges of the share of the area and of width / height.
         horizontal_flip: False where left and right carry meaning (Something-Something).
         scales, max_distort, fixed_positions: of "multi_scale", see :func:`multi_scale_crop_box`.
+        relative_aspect: of "random_resized": ``aspect`` multiplies the frame's own width / height, so that a frame is
+            stretched to the square (``ClipDataset``'s ``fit="stretch"``).
     """
 
     size: int
@@ -99,6 +101,7 @@ class CropAndFlip:
     scales: tuple[float, ...] = MULTI_SCALES
     max_distort: int = 1
     fixed_positions: bool = True
+    relative_aspect: bool = False
 
     def __post_init__(self) -> None:
         if self.size < 1:
@@ -111,6 +114,8 @@ class CropAndFlip:
             raise ValueError(f"aspect must satisfy 0 < smallest <= largest, got {tuple(self.aspect)}")
         if not self.scales or not all(0 < scale <= 1 for scale in self.scales) or self.max_distort < 0:
             raise ValueError(f"scales must be in (0, 1] and max_distort >= 0, got {self.scales}, {self.max_distort}")
+        if self.relative_aspect and self.crop != "random_resized":
+            raise ValueError(f"stretched crops need crop 'random_resized': {self.crop!r} cuts (nearly) square regions")
 
     def __call__(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """frames uint8 (T, H, W, C) -> uint8 (C, T, S, S)"""
@@ -119,7 +124,7 @@ class CropAndFlip:
             options = (self.scales, self.max_distort, self.fixed_positions)
             box = multi_scale_crop_box(height, width, self.size, generator, *options)
         else:
-            box = random_resized_crop_box(height, width, self.scale, self.aspect, generator)
+            box = random_resized_crop_box(height, width, self.scale, self.aspect, generator, self.relative_aspect)
         clip = crop_and_resize(frames, box, self.size)
         mirrored = bool(torch.rand((), generator=generator) < 0.5)  # drawn in any case: later draws stay the same
         return clip.flip(-1) if self.horizontal_flip and mirrored else clip

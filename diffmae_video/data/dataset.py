@@ -14,7 +14,8 @@ from diffmae_video.data.decoding import BACKENDS, UnreadableVideo, is_image, rea
 from diffmae_video.data.manifest import Entry
 from diffmae_video.data.sampling import SAMPLINGS, frame_indices
 from diffmae_video.data.seeding import generator_from
-from diffmae_video.data.transforms import center_crop, random_resized_crop_flip
+from diffmae_video.data.transforms import random_resized_crop_flip
+from diffmae_video.data.views import check_fit, cut_views, view_indices
 
 # Videos tried for one draw. At one unreadable video in two, far beyond what a run tolerates, this fails once in 10^6.
 MAX_TRIES = 20
@@ -23,7 +24,7 @@ MAX_TRIES = 20
 class ClipSample(NamedTuple):
     """What one draw gives."""
 
-    clips: torch.Tensor  # uint8 (R, C, T, S, S): R clips of one video
+    clips: torch.Tensor  # uint8 (R, C, T, S, S): R clips of one video; in evaluation its views
     label: int
     draw: int
     path: str  # the video that was read: another one than drawn, if that was unreadable
@@ -45,21 +46,30 @@ class ClipDataset(Dataset):
         sampling_rate: distance between two frames of a clip, in frames of the video; not used by "segment".
         crop_size: S, height and width of a clip in pixels.
         crop_scale: training: (smallest, largest) share of the frame's area that a crop keeps.
-        crop_aspect: training: (smallest, largest) width / height of a crop.
+        crop_aspect: training: (smallest, largest) width / height of a crop; with ``fit="stretch"`` as a multiple of the
+            frame's own.
         horizontal_flip: training: mirror half of the clips.
         repeats: training: R clips per draw, their frames read in one pass.
-        train: random clip and crop; otherwise the centred clip and the central square.
+        train: random clip and crop; otherwise fixed views: the centred clip and the central square, or what
+            ``test_clips`` and ``test_crops`` say.
         decoder: "auto", "decord", "torchcodec" or "pyav", as for ``read_frames``.
         decode_short_side: shorter side (pixels) to which frames are scaled while decoding; 0 = full size.
         seed: >= 0.
         sampling: "dense" (frames ``sampling_rate`` apart) or "segment" (one frame out of each of T equal parts).
-        test_clips: evaluation: R clips, spread over the video; training takes ``repeats``.
+        test_clips, test_crops: evaluation: K clips, spread over the video, of S crops each, spread along the longer
+            side: R = K * S views, view k * S + s is crop s of clip k (see ``data.views``). Training takes ``repeats``.
         decode_timeout: seconds after which decoding is cut off and the video counts as unreadable; 0 = never.
         transform: training: what makes a clip uint8 (C, T, S, S) of frames uint8 (T, H, W, C), with all randomness from
             the generator passed, in place of crop and flip (see ``data.pipelines``); called once per repeat.
+        fit: "crop" keeps the shape of things. "stretch" scales the whole frame (training: a random part of its shape)
+            to the square: for frames much wider than high, and for sets of tight frames of different shapes. A
+            ``transform`` has to be told by itself: ``CropAndFlip(relative_aspect=True)``.
+
+    Attributes:
+        repeats: R, clips per draw.
 
     Raises:
-        ValueError: no entries, or an argument out of its range.
+        ValueError: no entries, an argument out of its range, or several crops of stretched frames.
     """
 
     def __init__(
@@ -80,11 +90,14 @@ class ClipDataset(Dataset):
         test_clips: int = 1,
         decode_timeout: float = 0,
         transform: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
+        test_crops: int = 1,
+        fit: str = "crop",
     ) -> None:
         if not entries:
             raise ValueError("a dataset needs at least one video")
         if min(num_frames, sampling_rate, crop_size, repeats, test_clips) < 1:
             raise ValueError("num_frames, sampling_rate, crop_size, repeats and test_clips must be at least 1")
+        check_fit(fit, test_crops)
         if sampling not in SAMPLINGS:
             raise ValueError(f"unknown sampling {sampling!r}; choose one of {', '.join(SAMPLINGS)}")
         if not 0 < crop_scale[0] <= crop_scale[1] <= 1:
@@ -92,7 +105,7 @@ class ClipDataset(Dataset):
         if not 0 < crop_aspect[0] <= crop_aspect[1]:
             raise ValueError(f"crop_aspect must satisfy 0 < smallest <= largest, got {tuple(crop_aspect)}")
         if transform is not None and not train:
-            raise ValueError("a transform is for training; evaluation shows the centred clip as it is")
+            raise ValueError("a transform is for training; evaluation shows fixed views as they are")
         if decoder not in BACKENDS:
             raise ValueError(f"unknown decoder {decoder!r}; choose one of {', '.join(BACKENDS)}")
         # Two arrays instead of Python objects: forked workers then share their memory (touching an object's
@@ -105,7 +118,9 @@ class ClipDataset(Dataset):
         self.crop_scale = tuple(crop_scale)
         self.crop_aspect = tuple(crop_aspect)
         self.horizontal_flip = horizontal_flip
-        self.repeats = repeats if train else test_clips
+        self.repeats = repeats if train else test_clips * test_crops
+        self.test_clips, self.test_crops = test_clips, test_crops
+        self.fit = fit
         self.sampling = sampling
         self.train = train
         self.decoder = decoder
@@ -117,6 +132,11 @@ class ClipDataset(Dataset):
     def __len__(self) -> int:
         """Number of videos."""
         return len(self._paths)
+
+    @property
+    def labels(self) -> np.ndarray:
+        """The label of every video, int64 (N,); -1 = none."""
+        return self._labels
 
     def entry(self, index: int) -> Entry:
         """Path and label of a video."""
@@ -150,35 +170,32 @@ class ClipDataset(Dataset):
     def _clips(self, path: str, draw: int, attempt: int) -> torch.Tensor:
         """uint8 (R, C, T, S, S); the frames that several clips share are decoded once."""
         length = 1 if is_image(path) else video_info(path, self.decoder, self.decode_timeout).frames
-        generators = [generator_from(self.seed, draw, attempt, repeat) for repeat in range(self.repeats)]
-        numbers = [
-            frame_indices(
-                self.sampling,
-                length,
-                self.num_frames,
-                self.sampling_rate,
-                generator if self.train else None,
-                clip=0 if self.train else repeat,
-                clips=1 if self.train else self.repeats,
-            )
-            for repeat, generator in enumerate(generators)
-        ]
-        needed = np.unique(np.concatenate(numbers))
+        repeats = range(self.repeats if self.train else 0)
+        generators = [generator_from(self.seed, draw, attempt, repeat) for repeat in repeats]
+        numbers = self._frame_numbers(length, generators)
+        needed, rows = np.unique(numbers, return_inverse=True)
+        rows = torch.from_numpy(rows.reshape(numbers.shape))
         frames = read_frames(path, needed, self.decoder, self.decode_short_side, self.decode_timeout)
         frames = torch.from_numpy(frames)
+        if not self.train:
+            return cut_views(frames, rows, self.test_crops, self.crop_size, self.fit)
+        # index_select copies whole frames; frames[...] does the same ten times slower
         clips = [
-            # index_select copies whole frames; frames[...] does the same ten times slower
-            self._augment(frames.index_select(0, torch.from_numpy(np.searchsorted(needed, wanted))), generator)
-            for wanted, generator in zip(numbers, generators, strict=True)
+            self._augment(frames.index_select(0, row), generator)
+            for row, generator in zip(rows, generators, strict=True)
         ]
         return torch.stack(clips)
 
+    def _frame_numbers(self, length: int, generators: list[torch.Generator]) -> np.ndarray:
+        """int64 (R, T) in training, (K, T) in evaluation, for a video of ``length`` frames."""
+        options = (self.num_frames, self.sampling_rate)
+        if not self.train:
+            return view_indices(length, *options, self.test_clips, self.sampling)
+        return np.stack([frame_indices(self.sampling, length, *options, generator) for generator in generators])
+
     def _augment(self, frames: torch.Tensor, generator: torch.Generator) -> torch.Tensor:
         """(T, H, W, C) -> (C, T, S, S)"""
-        if not self.train:
-            return center_crop(frames, self.crop_size)
         if self.transform is not None:
             return self.transform(frames, generator)
-        return random_resized_crop_flip(
-            frames, self.crop_size, self.crop_scale, self.crop_aspect, self.horizontal_flip, generator
-        )
+        ranges = (self.crop_scale, self.crop_aspect, self.horizontal_flip)
+        return random_resized_crop_flip(frames, self.crop_size, *ranges, generator, self.fit == "stretch")

@@ -13,18 +13,28 @@ from diffmae_video.data.decoding import UnreadableVideo
 from diffmae_video.data.loader import ClipBatch, _start_worker, collate
 
 
+class _Failure(NamedTuple):
+    """A video that could not be read."""
+
+    index: int
+    path: str
+    reason: str
+
+
 class _Attempts(NamedTuple):
     """What became of a few videos."""
 
     batch: ClipBatch | None  # of those that were read; None where none was
     read: int
-    unreadable: list[tuple[str, str]]
+    unreadable: list[_Failure]
 
 
 class EvaluationClips:
     """Batches of all clips of a dataset, in order; a result is then to be given together with ``summary()``.
 
-    A video that cannot be read is left out, never replaced: its batch is smaller. Iterating again starts anew.
+    A batch holds B * R clips, the R views of a video together and in order: the clip id of view r of video i is
+    i * R + r. A video that cannot be read is left out, never replaced: its batch is smaller. Iterating again starts
+    anew.
 
     Args:
         dataset: made with ``train=False``.
@@ -33,7 +43,10 @@ class EvaluationClips:
         indices: numbers of the videos; None = all.
 
     Attributes:
+        dataset, indices: as passed.
+        views: R, clips per video.
         unreadable: (path, message) of every video that could not be read, so far.
+        unreadable_indices: their numbers in the dataset.
         read: number of videos that were read, so far.
 
     Raises:
@@ -45,9 +58,11 @@ class EvaluationClips:
     ) -> None:
         if dataset.train:
             raise ValueError("an evaluation needs a dataset made with train=False: a training dataset replaces videos")
+        self.dataset, self.views = dataset, dataset.repeats
+        self.indices = numbers = list(range(len(dataset)) if indices is None else indices)
         self.unreadable: list[tuple[str, str]] = []
+        self.unreadable_indices: list[int] = []
         self.read = 0
-        numbers = list(range(len(dataset)) if indices is None else indices)
         self._loader = DataLoader(
             _Attempted(dataset),
             batch_sampler=[numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)],
@@ -58,9 +73,10 @@ class EvaluationClips:
         )
 
     def __iter__(self) -> Iterator[ClipBatch]:
-        self.unreadable, self.read = [], 0
+        self.unreadable, self.unreadable_indices, self.read = [], [], 0
         for attempts in self._loader:
-            self.unreadable += attempts.unreadable
+            self.unreadable += [(failure.path, failure.reason) for failure in attempts.unreadable]
+            self.unreadable_indices += [failure.index for failure in attempts.unreadable]
             self.read += attempts.read
             if attempts.batch is not None:
                 yield attempts.batch
@@ -73,19 +89,19 @@ class EvaluationClips:
 
 
 class _Attempted(Dataset):
-    """The samples of a dataset by number, an unreadable one as (path, message)."""
+    """The samples of a dataset by number, an unreadable one as a ``_Failure``."""
 
     def __init__(self, dataset: ClipDataset) -> None:
         self._dataset = dataset
 
-    def __getitem__(self, index: int) -> ClipSample | tuple[str, str]:
+    def __getitem__(self, index: int) -> ClipSample | _Failure:
         try:
             return self._dataset[(index, index)]
         except UnreadableVideo as error:
-            return error.path, error.reason
+            return _Failure(index, error.path, error.reason)
 
 
-def _collate(samples: list[ClipSample | tuple[str, str]]) -> _Attempts:
+def _collate(samples: list[ClipSample | _Failure]) -> _Attempts:
     read = [sample for sample in samples if isinstance(sample, ClipSample)]
-    failed = [sample for sample in samples if not isinstance(sample, ClipSample)]
+    failed = [sample for sample in samples if isinstance(sample, _Failure)]
     return _Attempts(collate(read) if read else None, len(read), failed)

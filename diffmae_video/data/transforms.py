@@ -26,7 +26,12 @@ class Box(NamedTuple):
 
 
 def random_resized_crop_box(
-    height: int, width: int, scale: Sequence[float], aspect: Sequence[float], generator: torch.Generator
+    height: int,
+    width: int,
+    scale: Sequence[float],
+    aspect: Sequence[float],
+    generator: torch.Generator,
+    relative_aspect: bool = False,
 ) -> Box:
     """A random region: its share of the area uniform in ``scale``, width / height log-uniform in ``aspect``.
 
@@ -38,7 +43,10 @@ def random_resized_crop_box(
         scale: (smallest, largest) share of the area, in (0, 1].
         aspect: (smallest, largest) width / height.
         generator: the source of randomness.
+        relative_aspect: ``aspect`` is a multiple of the frame's own width / height: at (1, 1) a crop has its shape.
     """
+    if relative_aspect:
+        aspect = [bound * width / height for bound in aspect]
     for _ in range(TRIES):
         share, ratio, vertical, horizontal = torch.rand(4, generator=generator, dtype=torch.float64).tolist()
         area = height * width * (scale[0] + (scale[1] - scale[0]) * share)
@@ -88,12 +96,13 @@ def random_resized_crop_flip(
     aspect: Sequence[float],
     horizontal_flip: bool,
     generator: torch.Generator,
+    relative_aspect: bool = False,
 ) -> torch.Tensor:
     """The augmentation of pre-training: a random resized crop, mirrored in half of the clips if ``horizontal_flip``.
 
-    frames uint8 (T, H, W, C) -> uint8 (C, T, size, size).
+    frames uint8 (T, H, W, C) -> uint8 (C, T, size, size). The ranges are those of :func:`random_resized_crop_box`.
     """
-    box = random_resized_crop_box(frames.shape[1], frames.shape[2], scale, aspect, generator)
+    box = random_resized_crop_box(frames.shape[1], frames.shape[2], scale, aspect, generator, relative_aspect)
     clip = crop_and_resize(frames, box, size)
     mirrored = bool(torch.rand((), generator=generator) < 0.5)  # drawn in any case: later draws stay the same
     return clip.flip(-1) if horizontal_flip and mirrored else clip

@@ -1,32 +1,43 @@
-"""Multi-view testing: K clips along time x S crops along the longer side, whose scores are then averaged.
+"""The views of a video in testing: K clips along time x S crops along the longer side; their scores are then averaged.
 
 The published tests: Kinetics 7 x 3 (MAE-ST) and 5 x 3 (VideoMAE) with "dense" sampling, Something-Something v2 2 x 3
-with "segment" sampling. Nothing here is random and nothing substituted: a video that cannot be read raises.
+with "segment" sampling. Nothing here is random. ``ClipDataset(train=False, test_clips=K, test_crops=S)`` reads them.
 """
 
 from __future__ import annotations
 
-import os
-
 import numpy as np
 import torch
 
-from diffmae_video.data.decoding import read_frames, video_info
 from diffmae_video.data.sampling import frame_indices
 from diffmae_video.data.transforms import Box, crop_and_resize
 
+FITS = ("crop", "stretch")
 
-def spatial_boxes(height: int, width: int, crops: int) -> list[Box]:
-    """The largest squares of a frame, evenly spread along its longer side.
 
-    3: left, centre, right where the frame is wider than high, and top, centre, bottom where it is higher; 1: the
-    centre; any other number: the first at one end, the last at the other. In a square frame all of them are the same.
-
-    Raises:
-        ValueError: ``crops`` is below 1.
-    """
+def check_fit(fit: str, crops: int) -> None:
+    """Raises ValueError for an unknown ``fit``, fewer than 1 crop, or several crops of stretched frames."""
+    if fit not in FITS:
+        raise ValueError(f"unknown fit {fit!r}; choose one of {', '.join(FITS)}")
     if crops < 1:
         raise ValueError(f"a video needs at least 1 crop, got {crops}")
+    if fit == "stretch" and crops > 1:
+        raise ValueError(f"fit 'stretch' shows the whole frame: {crops} crops would be the same; use 1 crop")
+
+
+def spatial_boxes(height: int, width: int, crops: int, fit: str = "crop") -> list[Box]:
+    """The regions of a frame that are scaled to the square of a view.
+
+    "crop": the largest squares of the frame, evenly spread along its longer side. 3: left, centre, right where the
+    frame is wider than high, and top, centre, bottom where it is higher; 1: the centre; any other number: the first at
+    one end, the last at the other. In a square frame all of them are the same. "stretch": the whole frame, once.
+
+    Raises:
+        ValueError: see :func:`check_fit`.
+    """
+    check_fit(fit, crops)
+    if fit == "stretch":
+        return [Box(0, 0, height, width)]
     side = min(height, width)
     room = max(height, width) - side
     places = [room // 2] if crops == 1 else [room * crop // (crops - 1) for crop in range(crops)]
@@ -54,7 +65,7 @@ def view_indices(
     return np.stack(drawn)
 
 
-def cut_views(frames: torch.Tensor, rows: torch.Tensor, crops: int, size: int) -> torch.Tensor:
+def cut_views(frames: torch.Tensor, rows: torch.Tensor, crops: int, size: int, fit: str = "crop") -> torch.Tensor:
     """The views of decoded frames; every frame is cut and scaled once per crop, however many clips share it.
 
     Args:
@@ -62,46 +73,16 @@ def cut_views(frames: torch.Tensor, rows: torch.Tensor, crops: int, size: int) -
         rows: int64 (K, T): which frames make clip k.
         crops: S.
         size: height and width of a view, pixels.
-
-    Returns:
-        uint8 (K * S, C, T, size, size): view k * S + s is crop s of clip k.
-    """
-    views = []
-    for box in spatial_boxes(frames.shape[1], frames.shape[2], crops):
-        views.append(crop_and_resize(frames, box, size)[:, rows])  # (C, K, T, size, size)
-    return torch.stack(views).permute(2, 0, 1, 3, 4, 5).flatten(0, 1).contiguous()
-
-
-def read_views(
-    path: str | os.PathLike[str],
-    num_frames: int,
-    sampling_rate: int,
-    size: int,
-    clips: int,
-    crops: int = 3,
-    sampling: str = "dense",
-    decoder: str = "auto",
-    decode_short_side: int = 0,
-) -> torch.Tensor:
-    """All test views of a video, decoded in one pass.
-
-    Args:
-        path: a video, an image or a folder of frames.
-        num_frames: T.
-        sampling_rate: distance between two frames of a clip; not used by "segment".
-        size: height and width of a view, pixels.
-        clips: K, see :func:`view_indices`.
-        crops: S, see :func:`spatial_boxes`.
-        sampling: "dense" or "segment".
-        decoder, decode_short_side: as for ``read_frames``.
+        fit: "crop" or "stretch", see :func:`spatial_boxes`.
 
     Returns:
         uint8 (K * S, C, T, size, size): view k * S + s is crop s of clip k. 7 x 3 views of 16 x 224 x 224 take 51 MB.
-
-    Raises:
-        What ``read_frames`` raises; ValueError as the functions above.
     """
-    numbers = view_indices(video_info(path, decoder).frames, num_frames, sampling_rate, clips, sampling)
-    needed, rows = np.unique(numbers, return_inverse=True)
-    frames = torch.from_numpy(read_frames(path, needed, decoder, decode_short_side))
-    return cut_views(frames, torch.from_numpy(rows.reshape(numbers.shape)), crops, size)
+    boxes = spatial_boxes(frames.shape[1], frames.shape[2], crops, fit)
+    clips, length = rows.shape
+    views = torch.empty(clips, crops, frames.shape[3], length, size, size, dtype=torch.uint8)
+    for place, box in enumerate(boxes):
+        cut = crop_and_resize(frames, box, size)  # (C, N, size, size)
+        for clip in range(clips):
+            torch.index_select(cut, 1, rows[clip], out=views[clip, place])
+    return views.flatten(0, 1)

@@ -255,3 +255,18 @@ def test_every_part_of_the_pipelines_takes_effect():
 def test_bad_arguments(make, message):
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_stretched_crops_follow_the_shape_of_the_frame():
+    frames = still_frames(2, 40, 80)
+    whole = CropAndFlip(32, scale=(1.0, 1.0), aspect=(1.0, 1.0), horizontal_flip=False, relative_aspect=True)
+    stretched = torch.nn.functional.interpolate(
+        frames.permute(0, 3, 1, 2), size=(32, 32), mode="bilinear", antialias=True
+    ).transpose(0, 1)
+    assert torch.equal(whole(frames, generator()), stretched)
+    options = ((0.3, 0.9), (0.75, 4 / 3), True)
+    for seed in range(5):
+        clip = CropAndFlip(24, "random_resized", *options, relative_aspect=True)(frames, generator(seed))
+        assert torch.equal(clip, random_resized_crop_flip(frames, 24, *options, generator(seed), relative_aspect=True))
+    with pytest.raises(ValueError, match="multi_scale"):
+        CropAndFlip(24, "multi_scale", relative_aspect=True)

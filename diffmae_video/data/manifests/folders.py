@@ -94,6 +94,13 @@ def detect_folder_format(path: Path, split: str) -> str:
     return "folder"
 
 
+def class_numbers(source: Source) -> dict[str, int]:
+    """Class name -> number, of all classes of a dataset of class folders; see :func:`_class_numbers`."""
+    if source.labels:
+        return read_label_map(Path(source.labels))
+    return {name: number for number, name in enumerate(subfolders(split_folder(source.path, "train")))}
+
+
 def _class_numbers(source: Source) -> tuple[Path, list[tuple[str, int]]]:
     """The split's folder, and (name, number) of the classes in it.
 
@@ -103,11 +110,7 @@ def _class_numbers(source: Source) -> tuple[Path, list[tuple[str, int]]]:
     Raises ValueError for a class that the training part does not have.
     """
     folder = split_folder(source.path, source.split)
-    if source.labels:
-        labels, origin = read_label_map(Path(source.labels)), source.labels
-    else:
-        training = split_folder(source.path, "train")
-        labels, origin = {name: number for number, name in enumerate(subfolders(training))}, str(training)
+    labels, origin = class_numbers(source), source.labels or str(split_folder(source.path, "train"))
     return folder, [(name, number_of(name, labels, origin)) for name in subfolders(folder)]
 
 

@@ -9,7 +9,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
-from diffmae_video.data.manifests.common import NO_LABEL, Entry, Source, first_folder, is_media, split_names
+from diffmae_video.data.manifests.common import (
+    NO_LABEL,
+    Entry,
+    Source,
+    first_file,
+    first_folder,
+    is_media,
+    split_names,
+)
 from diffmae_video.data.manifests.labels import number_of, read_label_map
 
 logger = logging.getLogger(__name__)
@@ -107,9 +115,8 @@ def _labels(file: Path, rows: list[Row], source: Source) -> dict[str, int]:
     names = sorted({row.label for row in rows} - {""})
     if not names:
         return {}
-    beside = file.parent / LABEL_FILE
-    if source.labels or beside.is_file():
-        map_file = Path(source.labels) if source.labels else beside
+    map_file = _map_file(file, source)
+    if map_file:
         labels = read_label_map(map_file)
         return {name: number_of(name, labels, map_file) for name in names}
     if len(names) not in CLASS_COUNTS:
@@ -118,6 +125,26 @@ def _labels(file: Path, rows: list[Row], source: Source) -> dict[str, int]:
             f"{LABEL_FILE} with lines `number,name` beside it, or name such a file as DATA.LABELS"
         )
     return {name: number for number, name in enumerate(names)}
+
+
+def class_numbers(source: Source) -> dict[str, int]:
+    """Class name -> number, as for :func:`read_kinetics`; ``source.path`` is an official list, or a folder with it.
+
+    Raises FileNotFoundError where the folder has no list of the split; ValueError as :func:`read_kinetics`.
+    """
+    file = source.path
+    if file.is_dir():
+        file = first_file([source.path], [f"{name}.csv" for name in split_names(source.split)])
+        if file is None:
+            raise FileNotFoundError(f"{source.path} has no {source.split}.csv")
+    map_file = _map_file(file, source)
+    return read_label_map(map_file) if map_file else _labels(file, list(read_rows(file, source.split)), source)
+
+
+def _map_file(file: Path, source: Source) -> Path | None:
+    """The file of class numbers that goes with a list."""
+    beside = file.parent / LABEL_FILE
+    return Path(source.labels) if source.labels else beside if beside.is_file() else None
 
 
 def _find(names: set[str], root: Path) -> dict[str, str]:

@@ -77,7 +77,7 @@ def read_hmdb51(source: Source) -> list[Entry]:
             "splits are numbered 1 to 3 (DATA.FOLD)"
         )
     code = HMDB_CODES["train" if source.split == "train" else "test"]
-    class_names = sorted(HMDB_FILE.fullmatch(file.name)[1] for file in files)
+    numbers = hmdb51_class_numbers(source)
     names, labels = [], []
     for file in files:
         class_name = HMDB_FILE.fullmatch(file.name)[1]
@@ -87,8 +87,21 @@ def read_hmdb51(source: Source) -> list[Entry]:
                 raise ValueError(f"{file}:{number}: {line!r}; expected a file name and 0, 1 or 2")
             if given == code:
                 names.append(f"{class_name}/{os.path.splitext(name.strip())[0]}")
-                labels.append(class_names.index(class_name))
+                labels.append(numbers[class_name])
     return _entries(source, HMDB_VIDEOS, names, labels)
+
+
+def ucf101_class_numbers(source: Source) -> dict[str, int]:
+    """Class name -> number, from 0, of ``classInd.txt``; empty where there is none."""
+    folder = ucf101_lists(source.path)
+    return {name: number - 1 for name, number in read_label_map(folder / "classInd.txt").items()} if folder else {}
+
+
+def hmdb51_class_numbers(source: Source) -> dict[str, int]:
+    """Class name -> number, from 0 in alphabetical order of the lists ``<class>_test_splitN.txt``; N = the fold."""
+    folder = hmdb51_lists(source.path)
+    files = folder.glob(f"*_test_split{source.fold}.txt") if folder else []
+    return {name: number for number, name in enumerate(sorted(HMDB_FILE.fullmatch(file.name)[1] for file in files))}
 
 
 def _entries(source: Source, folders: tuple[str, ...], names: list[str], labels: list[int]) -> list[Entry]:

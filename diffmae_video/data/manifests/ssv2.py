@@ -50,8 +50,7 @@ def read_ssv2(source: Source) -> list[Entry]:
             f"validation.json or test.json, there or in its folder labels); found: {others}"
         )
     items = _items(file)
-    beside = first_file([file.parent], [f"{prefix}labels.json" for prefix in PREFIXES])
-    map_file = Path(source.labels) if source.labels else beside
+    map_file = _map_file(file, source)
     labels = read_label_map(map_file) if map_file else None
     if labels is None and any(template for _, template in items):
         logger.warning("%s: there is no labels.json beside it: its videos have no labels", file)
@@ -64,6 +63,24 @@ def read_ssv2(source: Source) -> list[Entry]:
         name = (template or answers.get(identifier, "")).replace("[", "").replace("]", "")
         entries.append(Entry(path, number_of(name, labels, map_file) if name and labels else NO_LABEL))
     return entries
+
+
+def class_numbers(source: Source) -> dict[str, int]:
+    """Class name -> number of ``source.labels``, or of the ``labels.json`` beside the list; empty where neither is.
+
+    Raises FileNotFoundError where there is no list of the split.
+    """
+    file = find_list(source.path, source.split)
+    if file is None:
+        raise FileNotFoundError(f"{source.path} has no Something-Something list of the split {source.split!r}")
+    map_file = _map_file(file, source)
+    return read_label_map(map_file) if map_file else {}
+
+
+def _map_file(file: Path, source: Source) -> Path | None:
+    """The file of class numbers that goes with a list."""
+    beside = first_file([file.parent], [f"{prefix}labels.json" for prefix in PREFIXES])
+    return Path(source.labels) if source.labels else beside
 
 
 def _items(file: Path) -> list[tuple[str, str]]:
