@@ -46,7 +46,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def run(files: Sequence[str], overrides: Sequence[str], print_config: bool) -> int:
     """Loads the configuration and runs its task; returns the exit code."""
     # Imported here, so that --help and a wrong option answer at once.
-    from diffmae_video.build import build_trainer
+    from diffmae_video.build import build_run
     from diffmae_video.config import ConfigError, dump, load_config
     from diffmae_video.data import UnreadableVideo
     from diffmae_video.engine import RunError, TrainingInterrupted, configure_logging
@@ -57,7 +57,7 @@ def run(files: Sequence[str], overrides: Sequence[str], print_config: bool) -> i
         if print_config:
             print(dump(cfg), end="")
             return 0
-        build_trainer(cfg).run()
+        build_run(cfg).run()
         return 0
     except TrainingInterrupted as stop:
         print(stop, file=sys.stderr)

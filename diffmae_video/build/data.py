@@ -15,10 +15,14 @@ from diffmae_video.data import (
     ColorJitter,
     CropAndFlip,
     DrawSampler,
+    Entry,
     MixDataset,
     MixSampler,
     PretrainTransform,
+    RandAugment,
+    RecognitionTransform,
     detect_format,
+    labelled_subset,
     make_loader,
     read_manifest,
     shard_order,
@@ -61,18 +65,22 @@ def data_sources(cfg: CfgNode) -> list[DataSource]:
     ]
 
 
-def build_dataset(cfg: CfgNode, split: str = "train") -> ClipDataset | MixDataset:
+def build_dataset(cfg: CfgNode, split: str = "train", test_views: bool = False) -> ClipDataset | MixDataset:
     """The clips of a split: random and augmented for ``"train"``, centred and never substituted otherwise.
+
+    Args:
+        split: name of its list or folder.
+        test_views: all views of every video that TEST asks for, in order, instead of the random or the centred one.
 
     Raises:
         DatasetError: nothing usable at ``DATA.PATH_TO_DATA_DIR`` or one of ``DATA.MIX.PATHS``, or flips of a dataset
             that tells left from right; the message names the page that prepares the dataset.
     """
-    datasets = [build_source(cfg, split, source) for source in data_sources(cfg)]
+    datasets = [build_source(cfg, split, source, test_views) for source in data_sources(cfg)]
     return MixDataset(datasets) if is_mix(cfg) else datasets[0]
 
 
-def build_source(cfg: CfgNode, split: str, source: DataSource) -> ClipDataset:
+def build_source(cfg: CfgNode, split: str, source: DataSource, test_views: bool = False) -> ClipDataset:
     """One source of :func:`build_dataset`; raises what that does."""
     data = cfg.DATA
     try:
@@ -90,6 +98,9 @@ def build_source(cfg: CfgNode, split: str, source: DataSource) -> ClipDataset:
             f"{error}. {data.PAGE} says how to prepare this dataset; give its place as DATA.PATH_TO_DATA_DIR "
             "/path/to/it. configs/demo runs without it (`make demo`)"
         ) from error
+    if data.LABELS_PER_CLASS and split == "train":
+        entries = _labelled(cfg, entries, source)
+    train = split == "train" and not test_views
     classes = len({entry.label for entry in entries if entry.label >= 0})
     logger.info("%s: %d videos of %d classes in %s (%s)", split, len(entries), classes, source.path, layout)
     return ClipDataset(
@@ -100,21 +111,37 @@ def build_source(cfg: CfgNode, split: str, source: DataSource) -> ClipDataset:
         crop_scale=tuple(data.CROP_SCALE),
         crop_aspect=tuple(data.CROP_ASPECT),
         horizontal_flip=data.HORIZONTAL_FLIP,
-        repeats=data.REPEATED_SAMPLING if split == "train" else 1,
-        train=split == "train",
+        repeats=data.REPEATED_SAMPLING if train else 1,
+        train=train,
         decoder=data.DECODER,
         decode_short_side=data.DECODE_SHORT_SIDE,
         decode_timeout=data.DECODE_TIMEOUT,
         seed=cfg.SEED,
         sampling=data.SAMPLING,
-        transform=build_transform(cfg) if split == "train" else None,
+        transform=build_transform(cfg) if train else None,
+        fit=data.FIT,
+        test_clips=cfg.TEST.NUM_ENSEMBLE_VIEWS if test_views else 1,
+        test_crops=cfg.TEST.NUM_SPATIAL_CROPS if test_views else 1,
     )
 
 
-def build_transform(cfg: CfgNode) -> PretrainTransform | None:
-    """The augmentation of training clips; None where it is the random resized crop that ``ClipDataset`` does itself."""
+def _labelled(cfg: CfgNode, entries: list[Entry], source: DataSource) -> list[Entry]:
+    try:
+        return labelled_subset(entries, cfg.DATA.LABELS_PER_CLASS, cfg.SEED)
+    except ValueError as error:
+        raise DatasetError(
+            f"DATA.LABELS_PER_CLASS is {cfg.DATA.LABELS_PER_CLASS}, but in {source.path}: {error}. Lower it"
+        ) from error
+
+
+def build_transform(cfg: CfgNode) -> PretrainTransform | RecognitionTransform | None:
+    """The augmentation of training clips; None where it is the random resized crop that ``ClipDataset`` does itself.
+
+    Raises:
+        DatasetError: AUGMENT.RAND_AUGMENT cannot be read.
+    """
     augment, jitter = cfg.AUGMENT, cfg.AUGMENT.COLOR_JITTER
-    if augment.CROP == "random_resized" and not jitter and not augment.GRAYSCALE:
+    if augment.CROP == "random_resized" and not jitter and not augment.GRAYSCALE and not augment.RAND_AUGMENT:
         return None
     crop = CropAndFlip(
         cfg.DATA.CROP_SIZE,
@@ -122,8 +149,16 @@ def build_transform(cfg: CfgNode) -> PretrainTransform | None:
         scale=tuple(cfg.DATA.CROP_SCALE),
         aspect=tuple(cfg.DATA.CROP_ASPECT),
         horizontal_flip=cfg.DATA.HORIZONTAL_FLIP,
+        relative_aspect=cfg.DATA.FIT == "stretch",
     )
-    return PretrainTransform(crop, ColorJitter(jitter, jitter, jitter), augment.GRAYSCALE)
+    colors = ColorJitter(jitter, jitter, jitter)
+    if cfg.TASK == "pretrain":
+        return PretrainTransform(crop, colors, augment.GRAYSCALE)
+    try:
+        operations = RandAugment.parse(augment.RAND_AUGMENT) if augment.RAND_AUGMENT else None
+    except ValueError as error:
+        raise DatasetError(f"AUGMENT.RAND_AUGMENT: {error}") from error
+    return RecognitionTransform(crop, operations, colors, augment.GRAYSCALE, augment_first=augment.RAND_AUGMENT_FIRST)
 
 
 def build_loader(

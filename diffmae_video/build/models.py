@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from diffmae_video.config import from_yaml, resolve_encoder
+from diffmae_video.config import ConfigError, from_yaml, resolve_encoder
 from diffmae_video.diffusion import NoiseSchedule
-from diffmae_video.engine import find_checkpoint
-from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, SpaceTimeViT
+from diffmae_video.engine import ema_state, find_checkpoint
+from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, SpaceTimeViT, VideoClassifier
 from diffmae_video.models.decoders import Decoder
 
 
@@ -50,8 +50,39 @@ def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
     )
 
 
-def build_model(cfg: CfgNode) -> MaskedAutoencoder:
-    """The model of a config, with initial weights that depend on ``cfg.SEED`` alone."""
+def build_model(cfg: CfgNode) -> MaskedAutoencoder | VideoClassifier:
+    """The model of a config, with initial weights that depend on ``cfg.SEED`` alone.
+
+    Raises:
+        ConfigError: a classifier whose ``MODEL.NUM_CLASSES`` is still to be counted.
+    """
+    with torch.random.fork_rng():
+        torch.manual_seed(cfg.SEED)
+        encoder = build_encoder(cfg)
+        return build_autoencoder(cfg, encoder) if cfg.TASK == "pretrain" else build_classifier(cfg, encoder)
+
+
+def build_classifier(cfg: CfgNode, encoder: SpaceTimeViT) -> VideoClassifier:
+    """What ``TASK`` trains; "knn" reads the features of a linear probe's encoder, "test" is a fine-tuned model's."""
+    if not cfg.MODEL.NUM_CLASSES:
+        raise ConfigError("MODEL.NUM_CLASSES is 0, to be counted from the lists: without them, set it")
+    head = cfg.MODEL.HEAD
+    return VideoClassifier(
+        encoder,
+        cfg.MODEL.NUM_CLASSES,
+        kind={"knn": "linear", "test": "finetune"}.get(cfg.TASK, cfg.TASK),
+        pool=head.POOL,
+        dropout=head.DROPOUT,
+        init_std=head.INIT_STD,
+        probe_heads=head.PROBE_HEADS or resolve_encoder(cfg)[2],
+        probe_depth=head.PROBE_DEPTH,
+        pixel_mean=tuple(cfg.DATA.MEAN),
+        pixel_std=tuple(cfg.DATA.STD),
+    )
+
+
+def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
+    """What "pretrain" trains."""
     masking = {
         "target": cfg.MODEL.TARGET,
         "mask_strategy": cfg.MASK.STRATEGY,
@@ -59,24 +90,23 @@ def build_model(cfg: CfgNode) -> MaskedAutoencoder:
         "pixel_mean": tuple(cfg.DATA.MEAN),
         "pixel_std": tuple(cfg.DATA.STD),
     }
-    with torch.random.fork_rng():
-        torch.manual_seed(cfg.SEED)
-        encoder = build_encoder(cfg)
-        decoder = build_decoder(cfg, encoder)
-        if cfg.MODEL.NAME == "MAE":
-            return MAE(encoder, decoder, **masking)
-        return DiffMAE(
-            encoder,
-            decoder,
-            build_schedule(cfg),
-            prediction=cfg.MODEL.PREDICTION,
-            input_scaling=cfg.MODEL.INPUT_SCALING,
-            **masking,
-        )
+    decoder = build_decoder(cfg, encoder)
+    if cfg.MODEL.NAME == "MAE":
+        return MAE(encoder, decoder, **masking)
+    return DiffMAE(
+        encoder,
+        decoder,
+        build_schedule(cfg),
+        prediction=cfg.MODEL.PREDICTION,
+        input_scaling=cfg.MODEL.INPUT_SCALING,
+        **masking,
+    )
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAutoencoder:
+def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAutoencoder | VideoClassifier:
     """The model of a checkpoint, with its weights, in eval mode; its configuration is the attribute ``cfg``.
+
+    Where the run kept a moving average of the weights (``TRAIN.EMA_DECAY``), the model has that.
 
     Args:
         path: a checkpoint file, a run's folder (``OUTPUT_DIR``) or the ``latest`` in it: the newest whole checkpoint.
@@ -89,6 +119,6 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAu
     state, _ = find_checkpoint(path)
     cfg = from_yaml(state["config"])
     model = build_model(cfg)
-    model.load_state_dict(state["model"])
+    model.load_state_dict(ema_state(state))
     model.cfg = cfg
     return model.to(device).eval()

@@ -13,16 +13,28 @@ from fvcore.common.config import CfgNode
 
 from diffmae_video.build.data import DatasetError, build_dataset, build_loader
 from diffmae_video.build.models import build_model
+from diffmae_video.build.recognition import (
+    build_classify_task,
+    build_knn,
+    build_test,
+    build_test_evaluator,
+    describe_labels,
+    labelled_dataset,
+    start_weights,
+    with_classes,
+)
 from diffmae_video.config import dump
 from diffmae_video.data import ClipDataset, MixDataset, UnreadableVideo
 from diffmae_video.engine import (
     CheckpointManager,
+    KnnRun,
     LrSchedule,
     Monitor,
     PretrainTask,
     ReconstructionEvaluator,
+    TestRun,
     Trainer,
-    make_adamw,
+    make_optimizer,
     parameter_groups,
     select_device,
 )
@@ -33,12 +45,6 @@ logger = logging.getLogger(__name__)
 RECONSTRUCTED_CLIPS = 4  # clips on a sheet of sample reconstructions
 
 
-def build_task(cfg: CfgNode) -> PretrainTask:
-    """What ``cfg.TASK`` names; ``validate`` has checked the name."""
-    tasks = {"pretrain": lambda: PretrainTask(cfg.DIFFUSION.STEPS)}
-    return tasks[cfg.TASK]()
-
-
 def training_length(cfg: CfgNode, videos: int) -> tuple[int, float]:
     """(optimiser steps, warm-up clips) of a run over a training set of ``videos``; an epoch is ``videos`` clips."""
     solver = cfg.SOLVER
@@ -47,22 +53,42 @@ def training_length(cfg: CfgNode, videos: int) -> tuple[int, float]:
     return max(math.ceil(solver.EPOCHS * videos / solver.BATCH_SIZE), 1), solver.WARMUP_EPOCHS * videos
 
 
-def build_trainer(cfg: CfgNode) -> Trainer:
-    """Everything that ``run_net.py`` runs. The data is looked for before the model is built.
+def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun:
+    """What ``run_net.py`` runs: an object with ``run()``, by ``TASK``. The data is looked for before a model is built.
 
     Raises:
         DatasetError: see :func:`build_dataset`.
+        RunError: weights that are damaged or do not fit.
     """
-    dataset = build_dataset(cfg, "train")
+    if cfg.TASK == "test":
+        return build_test(cfg)
+    if cfg.TASK == "knn":
+        return build_knn(cfg)
+    return build_trainer(cfg)
+
+
+def build_trainer(cfg: CfgNode) -> Trainer:
+    """Pre-training, fine-tuning or a probe; raises as :func:`build_run`."""
+    classifies = cfg.TASK != "pretrain"
+    dataset = labelled_dataset(cfg, "train") if classifies else build_dataset(cfg, "train")
+    evaluators, task, description = [], PretrainTask(cfg.DIFFUSION.STEPS), []
+    if classifies:
+        evaluators = [build_test_evaluator(cfg)]
+        cfg = with_classes(cfg, dataset, evaluators[0].clips.dataset)
+        task, description = build_classify_task(cfg), [describe_labels(dataset)]
     device = select_device(cfg.DEVICE)
-    model = build_model(cfg).to(device)
+    model = build_model(cfg)
+    weights_from, fitted = start_weights(cfg, model)
+    model.to(device)
+    if not classifies:
+        evaluators = build_evaluators(cfg, model)
     solver, train = cfg.SOLVER, cfg.TRAIN
     total_steps, warmup_clips = training_length(cfg, len(dataset))
-    groups = parameter_groups(model, solver.WEIGHT_DECAY, model.no_weight_decay())
+    groups = parameter_groups(model, solver.WEIGHT_DECAY, model.no_weight_decay(), solver.LAYER_DECAY)
     return Trainer(
         model=model,
-        task=build_task(cfg),
-        optimizer=make_adamw(groups, betas=tuple(solver.BETAS)),
+        task=task,
+        optimizer=make_optimizer(solver.OPTIMIZER, groups, tuple(solver.BETAS), solver.MOMENTUM),
         schedule=LrSchedule.from_base(
             solver.BASE_LR,
             solver.BATCH_SIZE,
@@ -92,8 +118,11 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         max_unreadable_fraction=cfg.DATA.MAX_UNREADABLE_FRACTION,
         output_dir=cfg.OUTPUT_DIR,
         config_text=dump(cfg),
-        evaluators=build_evaluators(cfg, model),
+        evaluators=evaluators,
+        weights_from=weights_from,
         auto_resume=train.AUTO_RESUME,
+        ema_decay=train.EMA_DECAY,
+        extra_description=[*fitted, *description],
     )
 
 

@@ -8,7 +8,9 @@ from fvcore.common.config import CfgNode as Node
 _C = Node()
 
 # ----------------------------------------------------------------------------------------------------------- the run
-_C.TASK = "pretrain"  # what run_net.py does: "pretrain"
+# What run_net.py does: "pretrain"; train a classifier on labels: "finetune" (all of it), "linear" or "attentive" (a
+# probe on the frozen encoder); measure: "knn" (nearest neighbours of its features), "test" (a trained classifier).
+_C.TASK = "pretrain"
 _C.OUTPUT_DIR = "runs/default"  # checkpoints, logs, resolved config and pictures of this run
 _C.SEED = 0  # all randomness (data order, crops, masks, timesteps, noise, initial weights) derives from it
 _C.DEVICE = "auto"  # "auto" (CUDA where there is one, else CPU), "cpu", "cuda", "cuda:1", ...
@@ -21,12 +23,17 @@ _C.DATA.PATH_TO_DATA_DIR = ""  # where the data is: a folder with lists, one lis
 _C.DATA.FORMAT = "auto"
 _C.DATA.PATH_PREFIX = ""  # folder of a list's videos; "" = the folder of the list, or where its format has them
 _C.DATA.LABELS = ""  # file of class names and numbers; "" = the one beside the list, or alphabetical
+# Training videos of every class, the same ones for the same SEED; a smaller choice is part of a larger one; 0 = all.
+_C.DATA.LABELS_PER_CLASS = 0
 _C.DATA.FOLD = 1  # which of the three official splits of UCF101 and HMDB51
 _C.DATA.PAGE = "datasets/your_own_videos.md"  # the page that prepares this dataset; named when the data is missing
 _C.DATA.NUM_FRAMES = 16  # frames in a clip (T); 1 = images
 _C.DATA.SAMPLING = "dense"  # "dense" (SAMPLING_RATE apart) or "segment" (one frame out of each of T equal parts)
 _C.DATA.SAMPLING_RATE = 4  # distance between two sampled frames, in frames of the source
 _C.DATA.CROP_SIZE = 224  # height and width of a clip, pixels
+# "crop" (a clip shows a region of its own shape, at test time the central square) or "stretch" (CROP_ASPECT is relative
+# to the frame's, and a test clip shows the whole frame squeezed to a square: for frames that differ in shape).
+_C.DATA.FIT = "crop"
 _C.DATA.CROP_SCALE = [0.5, 1.0]  # random resized crop: range of the cropped share of the frame's area
 _C.DATA.CROP_ASPECT = [0.75, 1.3333]  # random resized crop: range of width / height of the cropped region
 _C.DATA.HORIZONTAL_FLIP = True  # flip half of the clips; False where left and right carry meaning (Something-Something)
@@ -58,6 +65,15 @@ _C.AUGMENT = Node()
 _C.AUGMENT.CROP = "random_resized"
 _C.AUGMENT.COLOR_JITTER = 0.0  # v: brightness, contrast and saturation change by factors in [1 - v, 1 + v]; 0 = off
 _C.AUGMENT.GRAYSCALE = 0.0  # share of the clips that become black and white
+# Of classifiers only:
+_C.AUGMENT.RAND_AUGMENT = ""  # timm's notation, such as "rand-m7-n4-mstd0.5-inc1"; "" = off
+_C.AUGMENT.RAND_AUGMENT_FIRST = False  # before the crop, as the published video recipes do: slower
+_C.AUGMENT.ERASING = 0.0  # share of the clips of which a random box is replaced by noise
+_C.AUGMENT.MIXUP = 0.0  # alpha of Mixup; 0 = off
+_C.AUGMENT.CUTMIX = 0.0  # alpha of CutMix; 0 = off
+_C.AUGMENT.MIX_PROBABILITY = 1.0  # share of the batches that are mixed, where one of the two is on
+_C.AUGMENT.MIX_SWITCH_PROBABILITY = 0.5  # share of the mixed batches that CutMix mixes, where both are on
+_C.AUGMENT.LABEL_SMOOTHING = 0.0  # share of a target that is spread over all classes
 
 _C.DATA_LOADER = Node()
 _C.DATA_LOADER.NUM_WORKERS = 8  # decoding processes; 0 = decode in the training process
@@ -66,6 +82,12 @@ _C.DATA_LOADER.PIN_MEMORY = True  # page-locked batches for faster copies to a G
 
 # ------------------------------------------------------------------------------------------------------------- model
 _C.MODEL = Node()
+# Run folder or checkpoint whose weights a run starts from, or that "test" measures; "" = random initialisation. What
+# fits is loaded, resized or, by name, left out (docs/recognition.md); anything else is an error.
+_C.MODEL.WEIGHTS = ""
+# Of weights for one frame per patch in a model with more: every frame gets its share ("average"), or one all ("center")
+_C.MODEL.INFLATION = "average"
+_C.MODEL.NUM_CLASSES = 0  # of a classifier; 0 = as many as the lists of the training and the test set have
 _C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of the noisy patch)
 _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
@@ -85,6 +107,13 @@ _C.MODEL.ENCODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
 _C.MODEL.ENCODER.POSITION = "separable"  # "separable" (learned, space + time) or "sincos" (fixed; WIDTH % 4 == 0)
 _C.MODEL.ENCODER.CLASS_TOKEN = False  # prepend a learned class token
 _C.MODEL.ENCODER.DROP_PATH = 0.0  # stochastic depth of the last block; earlier blocks scale down linearly to 0
+
+_C.MODEL.HEAD = Node()
+_C.MODEL.HEAD.POOL = "mean"  # what a classifier reads: "mean" of the patch tokens, or the "class_token"
+_C.MODEL.HEAD.DROPOUT = 0.0  # before the last linear layer
+_C.MODEL.HEAD.INIT_STD = 2e-5  # standard deviation of the last linear layer's initial weights
+_C.MODEL.HEAD.PROBE_HEADS = 0  # attention heads of the attentive probe; 0 = as many as the encoder has
+_C.MODEL.HEAD.PROBE_DEPTH = 1  # blocks of the attentive probe, the one of its query included
 
 _C.MODEL.DECODER = Node()
 # "cross_self" (per block: cross-attention to the visible latents, self-attention, MLP), "cross" (no self-attention:
@@ -118,12 +147,18 @@ _C.SOLVER.WARMUP_EPOCHS = 40.0  # linear warm-up from 0, in effective epochs; cu
 _C.SOLVER.BASE_LR = 1.5e-4  # peak lr = BASE_LR * BATCH_SIZE / BASE_BATCH_SIZE
 _C.SOLVER.BASE_BATCH_SIZE = 256  # batch (clips) at which BASE_LR is the peak lr
 _C.SOLVER.MIN_LR = 0.0  # lr at the end of the cosine
-_C.SOLVER.BETAS = [0.9, 0.95]  # AdamW
+_C.SOLVER.OPTIMIZER = "adamw"  # "adamw", "sgd" or "lars" (probes)
+_C.SOLVER.BETAS = [0.9, 0.95]  # of AdamW
+_C.SOLVER.MOMENTUM = 0.9  # of SGD and LARS
+_C.SOLVER.LAYER_DECAY = 1.0  # lr of a layer / lr of the layer above it, the head at the top; 1 = one lr for all
 _C.SOLVER.WEIGHT_DECAY = 0.05  # not applied to biases, norms, position embeddings and tokens
 _C.SOLVER.CLIP_GRAD_NORM = 0.0  # largest L2 norm of the gradient; 0 = no clipping
 
 _C.TRAIN = Node()
 _C.TRAIN.PRECISION = "bf16"  # "bf16" (autocast) or "fp32"
+_C.TRAIN.EMA_DECAY = 0.0  # of the exponential moving average of the weights, which is then what is measured; 0 = off
+# Optimiser steps between two evaluations of a classifier on TEST.SPLIT; 0 = only after the last step.
+_C.TRAIN.EVAL_PERIOD = 0
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint of OUTPUT_DIR
 _C.TRAIN.LOG_PERIOD = 10  # optimiser steps between two log lines
 _C.TRAIN.CHECKPOINT_PERIOD = 500  # optimiser steps between two checkpoints that "latest" points to
@@ -131,6 +166,18 @@ _C.TRAIN.KEEP_PERIOD = 0  # optimiser steps between two checkpoints that are kep
 _C.TRAIN.VISUALIZE_PERIOD = 0  # optimiser steps between two sample reconstructions (PNG and TensorBoard); 0 = never
 _C.TRAIN.VISUALIZE_STEPS = 20  # sampling steps of those reconstructions
 _C.TRAIN.TENSORBOARD = True  # write TensorBoard events to OUTPUT_DIR/tensorboard
+
+# -------------------------------------------------------------------------------------------------------- measuring
+_C.TEST = Node()
+_C.TEST.SPLIT = "val"  # list or folder of the data that is measured
+_C.TEST.NUM_ENSEMBLE_VIEWS = 1  # clips along the time of a video, whose scores are averaged
+_C.TEST.NUM_SPATIAL_CROPS = 1  # crops of every such clip along the longer side; 1 = the centre
+_C.TEST.BATCH_SIZE = 8  # videos read at a time
+_C.TEST.UNREADABLE = "leave_out"  # videos that cannot be read are reported and "leave_out", or "wrong"
+
+_C.KNN = Node()
+_C.KNN.K = 20  # neighbours that vote
+_C.KNN.TEMPERATURE = 0.07  # a neighbour of cosine similarity s votes with weight exp(s / TEMPERATURE)
 
 
 def get_cfg() -> Node:

@@ -12,17 +12,23 @@ from typing import Any
 
 from fvcore.common.config import CfgNode
 
+from diffmae_video.config.defaults import get_cfg
 from diffmae_video.config.errors import ConfigError
 from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
 
 # key: its allowed values
 CHOICES: dict[str, tuple[str, ...]] = {
-    "TASK": ("pretrain",),
+    "TASK": ("pretrain", "finetune", "linear", "attentive", "knn", "test"),
     "DATA.FORMAT": DATA_FORMATS,
     "DATA.SAMPLING": ("dense", "segment"),
+    "DATA.FIT": ("crop", "stretch"),
     "DATA.DECODER": ("auto", "decord", "torchcodec", "pyav"),
     "AUGMENT.CROP": ("random_resized", "multi_scale"),
+    "MODEL.INFLATION": ("average", "center"),
+    "MODEL.HEAD.POOL": ("mean", "class_token"),
+    "SOLVER.OPTIMIZER": ("adamw", "sgd", "lars"),
+    "TEST.UNREADABLE": ("leave_out", "wrong"),
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
     "MODEL.INPUT_SCALING": ("none", "signal"),
@@ -50,6 +56,7 @@ LENGTHS = {
 RANGES = {
     "SEED": "[0, 9223372036854775807]",
     "DATA.FOLD": "[1, 3]",
+    "DATA.LABELS_PER_CLASS": "[0, inf)",
     "DATA.NUM_FRAMES": "[1, inf)",
     "DATA.SAMPLING_RATE": "[1, inf)",
     "DATA.CROP_SIZE": "[1, inf)",
@@ -67,6 +74,12 @@ RANGES = {
     "DATA.MIX.SAMPLING_RATES": "[0, inf)",
     "AUGMENT.COLOR_JITTER": "[0, inf)",
     "AUGMENT.GRAYSCALE": "[0, 1]",
+    "AUGMENT.ERASING": "[0, 1]",
+    "AUGMENT.MIXUP": "[0, inf)",
+    "AUGMENT.CUTMIX": "[0, inf)",
+    "AUGMENT.MIX_PROBABILITY": "[0, 1]",
+    "AUGMENT.MIX_SWITCH_PROBABILITY": "[0, 1]",
+    "AUGMENT.LABEL_SMOOTHING": "[0, 1)",
     "DATA_LOADER.NUM_WORKERS": "[0, inf)",
     "DATA_LOADER.PREFETCH_FACTOR": "[1, inf)",
     "MODEL.PATCH_SIZE": "[1, inf)",
@@ -76,6 +89,11 @@ RANGES = {
     "MODEL.ENCODER.HEADS": "[0, inf)",
     "MODEL.ENCODER.MLP_RATIO": "(0, inf)",
     "MODEL.ENCODER.DROP_PATH": "[0, 1)",
+    "MODEL.NUM_CLASSES": "[0, inf)",
+    "MODEL.HEAD.DROPOUT": "[0, 1)",
+    "MODEL.HEAD.INIT_STD": "(0, inf)",
+    "MODEL.HEAD.PROBE_HEADS": "[0, inf)",
+    "MODEL.HEAD.PROBE_DEPTH": "[1, inf)",
     "MODEL.DECODER.WIDTH": "[1, inf)",
     "MODEL.DECODER.DEPTH": "[1, inf)",
     "MODEL.DECODER.HEADS": "[1, inf)",
@@ -92,16 +110,37 @@ RANGES = {
     "SOLVER.BASE_BATCH_SIZE": "[1, inf)",
     "SOLVER.MIN_LR": "[0, inf)",
     "SOLVER.BETAS": "[0, 1)",
+    "SOLVER.MOMENTUM": "[0, 1)",
+    "SOLVER.LAYER_DECAY": "(0, 1]",
     "SOLVER.WEIGHT_DECAY": "[0, inf)",
     "SOLVER.CLIP_GRAD_NORM": "[0, inf)",
+    "TRAIN.EMA_DECAY": "[0, 1)",
+    "TRAIN.EVAL_PERIOD": "[0, inf)",
     "TRAIN.LOG_PERIOD": "[1, inf)",
     "TRAIN.CHECKPOINT_PERIOD": "[1, inf)",
     "TRAIN.KEEP_PERIOD": "[0, inf)",
     "TRAIN.VISUALIZE_PERIOD": "[0, inf)",
     "TRAIN.VISUALIZE_STEPS": "[1, inf)",
+    "TEST.NUM_ENSEMBLE_VIEWS": "[1, inf)",
+    "TEST.NUM_SPATIAL_CROPS": "[1, inf)",
+    "TEST.BATCH_SIZE": "[1, inf)",
+    "KNN.K": "[1, inf)",
+    "KNN.TEMPERATURE": "(0, inf)",
 }
 
-NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE")
+NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE", "TEST.SPLIT")
+# What pre-training would silently ignore
+CLASSIFIERS_ONLY = (
+    "AUGMENT.RAND_AUGMENT",
+    "AUGMENT.ERASING",
+    "AUGMENT.MIXUP",
+    "AUGMENT.CUTMIX",
+    "AUGMENT.LABEL_SMOOTHING",
+    "MODEL.NUM_CLASSES",
+    "MODEL.HEAD.DROPOUT",
+    "SOLVER.LAYER_DECAY",
+    "TRAIN.EVAL_PERIOD",
+)
 # Formats of datasets in which a mirrored video is another class; the data room has the same list.
 ORIENTED_FORMATS = {"ssv2"}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")
@@ -205,8 +244,43 @@ def _check_encoder(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.ENCODER.MLP_RATIO = {encoder.MLP_RATIO} leaves the MLP no hidden unit at width {width}"
 
 
+def _check_head(cfg: CfgNode) -> Iterator[str]:
+    head = cfg.MODEL.HEAD
+    if cfg.TASK == "pretrain":
+        return
+    if head.POOL == "class_token" and not cfg.MODEL.ENCODER.CLASS_TOKEN:
+        yield 'MODEL.HEAD.POOL is "class_token", but MODEL.ENCODER.CLASS_TOKEN is False: there is none. Use "mean"'
+    width, _, heads = resolve_encoder(cfg)
+    if cfg.TASK == "attentive" and width % (head.PROBE_HEADS or heads):
+        yield f"MODEL.HEAD.PROBE_HEADS = {head.PROBE_HEADS} does not divide the encoder's width {width}"
+
+
+def _check_recognition(cfg: CfgNode) -> Iterator[str]:
+    """Keys that only classifiers read, and what classifiers cannot do."""
+    if cfg.TASK == "pretrain":
+        defaults = get_cfg()
+        for key in CLASSIFIERS_ONLY:
+            if value_of(cfg, key) != value_of(defaults, key):
+                yield f"{key} is {value_of(cfg, key)!r}, but TASK is 'pretrain', which has no labels: leave it out"
+        return
+    if cfg.TASK in ("test", "knn") and cfg.TRAIN.EMA_DECAY:
+        yield f"TRAIN.EMA_DECAY is set, but TASK {cfg.TASK!r} trains nothing: leave it out"
+
+
+def _check_fit(cfg: CfgNode) -> Iterator[str]:
+    if cfg.DATA.FIT == "stretch" and cfg.TEST.NUM_SPATIAL_CROPS > 1:
+        yield (
+            f'TEST.NUM_SPATIAL_CROPS = {cfg.TEST.NUM_SPATIAL_CROPS}, but with DATA.FIT "stretch" every crop would be '
+            "the whole frame: set it to 1"
+        )
+    if cfg.DATA.FIT == "stretch" and cfg.AUGMENT.CROP == "multi_scale":
+        yield 'AUGMENT.CROP "multi_scale" cuts near-squares: with DATA.FIT "stretch" use "random_resized"'
+
+
 def _check_decoder(cfg: CfgNode) -> Iterator[str]:
     decoder = cfg.MODEL.DECODER
+    if cfg.TASK != "pretrain":
+        return
     _, encoder_depth, _ = resolve_encoder(cfg)
     if decoder.WIDTH % decoder.HEADS:
         yield (
@@ -229,7 +303,7 @@ def _check_decoder(cfg: CfgNode) -> Iterator[str]:
 
 def _check_mask(cfg: CfgNode) -> Iterator[str]:
     grid = _grid(cfg)
-    if grid is None:  # reported by _check_data
+    if grid is None or cfg.TASK != "pretrain":  # the first is reported by _check_data
         return
     t, h, w = grid
     strategy, ratio = cfg.MASK.STRATEGY, cfg.MASK.RATIO
@@ -253,6 +327,8 @@ def _check_mask(cfg: CfgNode) -> Iterator[str]:
 
 def _check_target(cfg: CfgNode) -> Iterator[str]:
     model = cfg.MODEL
+    if cfg.TASK != "pretrain":
+        return
     samples = cfg.TRAIN.VISUALIZE_PERIOD > 0
     if model.NAME == "MAE" and model.PREDICTION != "x0":
         yield f'MODEL.PREDICTION is {model.PREDICTION!r}, but MAE sees no noise to predict: set it to "x0"'
@@ -297,4 +373,15 @@ def _check_solver(cfg: CfgNode) -> Iterator[str]:
         )
 
 
-CHECKS = (_check_data, check_mix, _check_encoder, _check_decoder, _check_mask, _check_target, _check_solver)
+CHECKS = (
+    _check_data,
+    check_mix,
+    _check_encoder,
+    _check_head,
+    _check_decoder,
+    _check_mask,
+    _check_target,
+    _check_solver,
+    _check_recognition,
+    _check_fit,
+)

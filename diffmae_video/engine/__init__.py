@@ -1,6 +1,13 @@
 """Training: one loop, its checkpoints, its log, and what plugs into it (tasks and evaluators)."""
 
-from diffmae_video.engine.checkpoint import CheckpointManager, find_checkpoint, load_checkpoint, save_checkpoint
+from diffmae_video.engine.checkpoint import (
+    CheckpointManager,
+    ema_state,
+    find_checkpoint,
+    load_checkpoint,
+    save_checkpoint,
+)
+from diffmae_video.engine.classification import ClassificationEvaluator
 from diffmae_video.engine.errors import (
     CheckpointError,
     DamagedCheckpoint,
@@ -10,29 +17,36 @@ from diffmae_video.engine.errors import (
     TrainingInterrupted,
 )
 from diffmae_video.engine.evaluators import ReconstructionEvaluator
+from diffmae_video.engine.measuring import KnnRun, TestRun
 from diffmae_video.engine.monitor import Monitor, configure_logging
-from diffmae_video.engine.optimizer import LrSchedule, make_adamw, parameter_groups
-from diffmae_video.engine.tasks import PretrainTask
+from diffmae_video.engine.optimizer import LrSchedule, make_adamw, make_optimizer, parameter_groups
+from diffmae_video.engine.tasks import ClassifyTask, PretrainTask
 from diffmae_video.engine.trainer import Trainer
 from diffmae_video.engine.wrapping import select_device
 
 __all__ = [
     "CheckpointError",
     "CheckpointManager",
+    "ClassificationEvaluator",
+    "ClassifyTask",
     "DamagedCheckpoint",
+    "KnnRun",
     "LrSchedule",
     "Monitor",
     "NonFiniteLoss",
     "PretrainTask",
     "ReconstructionEvaluator",
     "RunError",
+    "TestRun",
     "TooManyUnreadable",
     "Trainer",
     "TrainingInterrupted",
     "configure_logging",
+    "ema_state",
     "find_checkpoint",
     "load_checkpoint",
     "make_adamw",
+    "make_optimizer",
     "parameter_groups",
     "save_checkpoint",
     "select_device",

@@ -17,7 +17,10 @@ from typing import Any, Protocol
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from diffmae_video.data import Mixing, RandomErasing
+from diffmae_video.engine.randomness import mix
 from diffmae_video.engine.wrapping import unwrap
 
 Metrics = dict[str, torch.Tensor]  # name -> (2,) sum and count
@@ -60,3 +63,38 @@ def timestep_metrics(per_clip_loss: torch.Tensor, t: torch.Tensor, timesteps: in
     sums = torch.where(member, per_clip_loss, 0.0).sum(dim=1)
     counts = member.sum(dim=1).to(sums.dtype)
     return {f"loss_t_q{q + 1}": torch.stack((sums[q], counts[q])) for q in range(BUCKETS)}
+
+
+class ClassifyTask:
+    """Class scores against labels, for fine-tuning and for probes: cross-entropy with (soft) targets.
+
+    Boxes are erased, and clips and targets mixed, on the device and on normalised pixels. The metric ``train_top1``,
+    the share of the clips whose label has the highest score, is counted where clips are not mixed with others.
+
+    Args:
+        mixing: Mixup, CutMix and label smoothing; its ``num_classes`` is the model's.
+        erasing: None = off.
+    """
+
+    def __init__(self, mixing: Mixing, erasing: RandomErasing | None = None):
+        self.mixing, self.erasing = mixing, erasing
+        self._mixes = mixing.probability > 0 and max(mixing.mixup_alpha, mixing.cutmix_alpha) > 0
+
+    def loss(self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator]) -> tuple[torch.Tensor, Metrics]:
+        # Mixing and erasing decide on the host, where nothing waits for the device; the seeds are there.
+        seeds = [generator.initial_seed() for generator in generators]
+        clips = unwrap(model).normalize(batch.clips)
+        if self.erasing is not None:
+            erased = zip(clips, seeds, strict=True)
+            clips = torch.stack([self.erasing(clip, _host_generator("erase", seed)) for clip, seed in erased])
+        clips, targets = self.mixing(clips, batch.labels, _host_generator("mix", seeds[0]))
+        logits = model(clips).float()
+        loss = F.cross_entropy(logits, targets)
+        if self._mixes:
+            return loss, {}
+        correct = (logits.detach().argmax(dim=1) == batch.labels).sum()
+        return loss, {"train_top1": torch.stack((correct, torch.full_like(correct, len(logits))))}
+
+
+def _host_generator(purpose: str, seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(mix(purpose, seed))

@@ -1,5 +1,6 @@
 """Encoder, decoders, masks, and the self-supervised models made of them."""
 
+from diffmae_video.models.classifier import VideoClassifier
 from diffmae_video.models.decoders import DECODERS
 from diffmae_video.models.diffmae import DiffMAE
 from diffmae_video.models.encoder import SpaceTimeViT
@@ -15,6 +16,7 @@ __all__ = [
     "MaskedAutoencoder",
     "Output",
     "SpaceTimeViT",
+    "VideoClassifier",
     "make_mask",
     "mask_indices",
     "pixel_mask_to_tokens",

@@ -8,7 +8,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 import torch
-from torch import nn
 from torch.nn import functional as F
 
 from diffmae_video.diffusion.randomness import Generators
@@ -16,6 +15,7 @@ from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.encoder import SpaceTimeViT
 from diffmae_video.models.masks import make_mask, mask_indices
 from diffmae_video.models.patches import gather_tokens, normalize_patches, patchify
+from diffmae_video.models.pixels import PixelNormalization
 
 TARGETS = ("raw", "normalized")
 
@@ -37,7 +37,7 @@ class Context(NamedTuple):
     hidden: torch.Tensor  # (B, M) int64 places of the hidden tokens
 
 
-class MaskedAutoencoder(nn.Module):
+class MaskedAutoencoder(PixelNormalization):
     """Base of :class:`DiffMAE` and :class:`MAE`; not used by itself.
 
     Args:
@@ -64,23 +64,7 @@ class MaskedAutoencoder(nn.Module):
         self.encoder, self.decoder, self.target = encoder, decoder, target
         self.mask_strategy, self.mask_ratio = mask_strategy, mask_ratio
         self.clip_shape, self.patch_size, self.grid = encoder.clip_shape, encoder.patch_size, encoder.grid
-        shape = (1, -1, 1, 1, 1)
-        self.register_buffer("pixel_mean", torch.tensor(pixel_mean, dtype=torch.float32).reshape(shape))
-        self.register_buffer("pixel_std", torch.tensor(pixel_std, dtype=torch.float32).reshape(shape))
-
-    def normalize(self, clip: torch.Tensor) -> torch.Tensor:
-        """Pixels (B, C, T, H, W), uint8 or float in [0, 1] -> the float clip that the network takes.
-
-        A single frame is repeated to the pt frames of one patch.
-        """
-        if clip.shape[2] == 1:
-            clip = clip.expand(-1, -1, self.patch_size[0], -1, -1)
-        pixels = clip.float() / 255 if clip.dtype == torch.uint8 else clip
-        return (pixels - self.pixel_mean) / self.pixel_std
-
-    def denormalize(self, clip: torch.Tensor) -> torch.Tensor:
-        """The inverse of :meth:`normalize`: float pixels, in [0, 1] where the clip was a picture."""
-        return clip * self.pixel_std + self.pixel_mean
+        self.register_pixels(pixel_mean, pixel_std)
 
     def encode(self, clip: torch.Tensor) -> torch.Tensor:
         """Normalised clip (B, C, T, H, W) -> tokens (B, N, D), nothing hidden."""

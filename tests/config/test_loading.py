@@ -169,8 +169,8 @@ def test_unknown_key_names_file_line_and_nearest(write):
 
 
 def test_right_key_in_the_wrong_section(write):
-    message = refused([write("section.yaml", "DATA:\n  BATCH_SIZE: 8\n")])
-    assert "DATA.BATCH_SIZE: no such key; did you mean SOLVER.BATCH_SIZE" in message
+    message = refused([write("section.yaml", "DATA:\n  EPOCHS: 8\n")])
+    assert "DATA.EPOCHS: no such key; did you mean SOLVER.EPOCHS" in message
 
 
 def test_unknown_section(write):
