@@ -24,6 +24,7 @@ ALLOWED: dict[str, set[str]] = {
     "mask_input": {"models"},
     "inpainting": {"models", "diffusion"},
     "visualize": {"data.writing"},
+    "features": {"models", "data"},
     "engine": {"models", "diffusion", "inpainting", "visualize", "data"},
     "build": {"config", "data", "diffusion", "models", "inpainting", "visualize", "engine"},
     "__init__": {"build"},
