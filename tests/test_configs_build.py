@@ -9,6 +9,7 @@ import torch
 
 from diffmae_video.build import build_model
 from diffmae_video.config import get_cfg, load_config
+from diffmae_video.models import VideoClassifier
 
 ROOT = Path(__file__).resolve().parents[1]
 ALL = sorted((ROOT / "configs").rglob("*.yaml"))
@@ -45,8 +46,37 @@ def test_config_builds_its_model(path):
     channels, frames, height, width = model.clip_shape
     assert (frames, height, width) == (cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
     assert channels == 3 and tuple(model.patch_size) == tuple(cfg.MODEL.PATCH_SIZE)
-    assert type(model).__name__ == cfg.MODEL.NAME
     assert all(parameter.is_meta for parameter in model.parameters())
+    if cfg.TASK == "pretrain":
+        assert type(model).__name__ == cfg.MODEL.NAME
+    else:
+        assert isinstance(model, VideoClassifier)
+        assert model.num_classes == cfg.MODEL.NUM_CLASSES > 0
+        assert model.frozen == (cfg.TASK in ("linear", "attentive", "knn"))
+
+
+def test_recognition_starts_from_another_recipe_that_fits():
+    """What MODEL.WEIGHTS names is the folder of a shipped recipe: the same clips, network and pixels."""
+    sources = {cfg.OUTPUT_DIR: cfg for cfg in map(load_config, RECIPES)}
+    for path in RECIPES:
+        cfg = load_config([path])
+        if cfg.TASK == "pretrain" or "configs/evidence/" in name_of(path) or "configs/demo/" in name_of(path):
+            continue
+        source = sources[cfg.MODEL.WEIGHTS]
+        assert (source.TASK == "finetune") if cfg.TASK == "test" else (source.TASK == "pretrain"), path
+        assert source.MODEL.PATCH_SIZE == cfg.MODEL.PATCH_SIZE, path
+        for key in ("NUM_FRAMES", "CROP_SIZE", "MEAN", "STD"):
+            assert source.DATA[key] == cfg.DATA[key], (path, key)
+        if cfg.TASK == "test":
+            assert source.MODEL.NUM_CLASSES == cfg.MODEL.NUM_CLASSES, path
+        else:
+            shapes = [
+                {name: tensor.shape for name, tensor in meta_model(each).encoder.state_dict().items()}
+                for each in (source, cfg)
+            ]
+            shared = set(shapes[0]) & set(shapes[1])
+            assert {name for name in set(shapes[0]) ^ set(shapes[1])} <= {"norm.weight", "norm.bias"}, path
+            assert all(shapes[0][name] == shapes[1][name] for name in shared), path
 
 
 @pytest.mark.parametrize("path", RECIPES, ids=name_of)
