@@ -47,7 +47,9 @@ setup(
         "torchcodec": ["torchcodec"],
         # sample photographs for the rendered demo set
         "demo": ["scikit-image", "scikit-learn"],
+        # plots of tools/evidence.py
+        "evidence": ["matplotlib"],
         # test runner, lint, and the independent implementations that tests compare with
-        "dev": ["pytest", "pytest-xdist", "ruff", "transformers", "diffusers", "webdataset"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "matplotlib", "transformers", "diffusers", "webdataset"],
     },
 )
