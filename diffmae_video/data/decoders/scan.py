@@ -11,11 +11,11 @@ import numpy as np
 from diffmae_video.data.decoders.common import UnreadableVideo
 from diffmae_video.data.decoders.container import open_video
 from diffmae_video.data.decoders.index import Orientation, VideoIndex
+from diffmae_video.data.decoders.mpeg4 import MpegPictures
 
 if TYPE_CHECKING:
     import av
 
-MPEG4_PICTURE = b"\x00\x00\x01\xb6"  # start code of a video object plane
 # Formats, by FFmpeg's names, in which frames were found at their timestamps after a seek, whatever the codec.
 SEEKABLE_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm", "avi")
 
@@ -28,6 +28,7 @@ class _Packets:
     keyframe: list[bool]
     hidden: list[bool]  # outside the edit list, or without a picture
     irregular: str  # why packets and pictures do not match one to one; "" where they do
+    doubtful: int  # how many of those not hidden may give no picture all the same
 
 
 def scan(path: str) -> VideoIndex:
@@ -50,12 +51,11 @@ def _index(container: av.container.InputContainer, stream: av.VideoStream, path:
     if orientation.transpose:
         width, height = height, width
 
+    frames = _settle_doubts(packets, path) if packets.doubtful else packets.hidden.count(False)
     problem = _timestamp_problem(container, stream, packets)
     timestamps, keyframes = (None, np.zeros(1, np.int64)) if problem else _presentation(packets)
-    if problem and problem != packets.irregular:
+    if problem and problem != packets.irregular and not packets.doubtful:
         frames = _count_by_decoding(path)
-    else:
-        frames = packets.hidden.count(False)
     fps = float(stream.average_rate or stream.guessed_rate or 0)
     duration = _duration(timestamps, float(stream.time_base or 0), frames, fps)
     return VideoIndex(
@@ -80,7 +80,8 @@ def _read_packets(
 ) -> tuple[_Packets, av.VideoFrame | None]:
     """All packets of the stream, and the first frame: only a decoded one carries the display matrix."""
     codec = stream.codec_context.name
-    packets = _Packets([], [], [], "")
+    packets = _Packets([], [], [], "", 0)
+    mpeg4 = MpegPictures(stream.codec_context.extradata) if codec == "mpeg4" else None
     first_frame = None
     for packet in container.demux(stream):
         if first_frame is None:
@@ -88,17 +89,16 @@ def _read_packets(
         if packet.size == 0:  # the last, empty one flushes the decoder
             continue
         hidden = packet.is_discard
-        if codec == "mpeg4":
-            pictures = bytes(packet).count(MPEG4_PICTURE)
-            if pictures > 1:
-                packets.irregular = "its packets hold two pictures (packed B-frames)"
-            # With packed B-frames a stub follows every double packet; so a packet is a picture, except an empty one.
-            hidden = hidden or pictures == 0
+        if mpeg4:
+            hidden = not mpeg4.shows(bytes(packet)) or hidden
         elif codec in ("vp8", "libvpx"):
             hidden = hidden or not bytes(packet)[0] & 0x10  # show_frame, RFC 6386 section 9.1
         packets.timestamps.append(packet.pts)
         packets.keyframe.append(packet.is_keyframe)
         packets.hidden.append(hidden)
+    if mpeg4:
+        packets.doubtful = mpeg4.doubtful
+        packets.irregular = "its packets hold two pictures (packed B-frames)" if mpeg4.packed else ""
     return packets, first_frame
 
 
@@ -176,6 +176,15 @@ def _torchcodec_problem(stream: av.VideoStream, orientation: Orientation) -> str
 def _count_by_decoding(path: str) -> int:
     with open_video(path) as (container, stream):
         return sum(1 for _ in container.decode(stream))
+
+
+def _settle_doubts(packets: _Packets, path: str) -> int:
+    """Number of frames where some packets are doubtful: as many as decode. Marks the packets irregular if need be."""
+    listed, decoded = packets.hidden.count(False), _count_by_decoding(path)
+    if decoded != listed and not packets.irregular:
+        packets.irregular = "some of its packets hold no picture"
+    # What is missing beyond the doubtful ones is damage: it stays listed, and reading it says so.
+    return max(decoded, listed - packets.doubtful)
 
 
 def _duration(timestamps: np.ndarray | None, time_base: float, frames: int, fps: float) -> float:
