@@ -142,11 +142,15 @@ def start_weights(cfg: CfgNode, model: MaskedAutoencoder | VideoClassifier) -> t
 
 def _check_what_no_shape_shows(cfg: CfgNode, source: CfgNode, path: Path) -> None:
     """Raises RunError for settings with which the weights would fit and mean something else."""
+    (width, _, heads), (own_width, _, own_heads) = resolve_encoder(source), resolve_encoder(cfg)
     pairs = {
         "DATA.MEAN": (list(source.DATA.MEAN), list(cfg.DATA.MEAN)),
         "DATA.STD": (list(source.DATA.STD), list(cfg.DATA.STD)),
-        "MODEL.ENCODER.HEADS": (resolve_encoder(source)[2], resolve_encoder(cfg)[2]),
     }
+    if width == own_width:  # another one shows, and is what is to be said then
+        pairs["MODEL.ENCODER.HEADS"] = (heads, own_heads)
+    if source.TASK == cfg.TASK == "pretrain":
+        pairs["MODEL.DECODER.HEADS"] = (source.MODEL.DECODER.HEADS, cfg.MODEL.DECODER.HEADS)
     for key, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise RunError(f"{path} was trained with {key} {theirs}, this run has {ours}: set it to the former")
@@ -155,15 +159,15 @@ def _check_what_no_shape_shows(cfg: CfgNode, source: CfgNode, path: Path) -> Non
 def _left_out(cfg: CfgNode, source: CfgNode) -> tuple[list[str], list[str]]:
     """Names of the weights that a run does not take, and of its own that start afresh, by what the two runs train.
 
-    A decoder goes on where pre-training does, a head where the task and the number of classes are the same.
+    A decoder goes on where pre-training does, a head where it is the same head.
     """
     skip, fresh = [], []
     if (source.TASK == "pretrain") != (cfg.TASK == "pretrain"):
         (fresh if cfg.TASK == "pretrain" else skip).extend(PRETEXT)
-    same_classes = source.MODEL.NUM_CLASSES == cfg.MODEL.NUM_CLASSES
-    if source.TASK != "pretrain" and (source.TASK != cfg.TASK or not same_classes):
+    same_head = _head(source) == _head(cfg)
+    if source.TASK != "pretrain" and not same_head:
         skip.append("head.")
-    if cfg.TASK != "pretrain" and (source.TASK != cfg.TASK or not same_classes):
+    if cfg.TASK != "pretrain" and not same_head:
         fresh.append("head.")
     # A fine-tuned encoder with mean pooling has no last norm: the head normalises the mean instead.
     if _has_last_norm(source) and not _has_last_norm(cfg):
@@ -171,6 +175,13 @@ def _left_out(cfg: CfgNode, source: CfgNode) -> tuple[list[str], list[str]]:
     if _has_last_norm(cfg) and not _has_last_norm(source):
         fresh.append("encoder.norm.")
     return skip, fresh
+
+
+def _head(cfg: CfgNode) -> tuple:
+    """What makes a head another one, although its shapes may be the same."""
+    head = cfg.MODEL.HEAD
+    reads = (head.PROBE_HEADS or resolve_encoder(cfg)[2], head.PROBE_DEPTH) if cfg.TASK == "attentive" else head.POOL
+    return cfg.TASK, cfg.MODEL.NUM_CLASSES, reads
 
 
 def _has_last_norm(cfg: CfgNode) -> bool:

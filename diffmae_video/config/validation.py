@@ -263,6 +263,12 @@ def _check_recognition(cfg: CfgNode) -> Iterator[str]:
             if value_of(cfg, key) != value_of(defaults, key):
                 yield f"{key} is {value_of(cfg, key)!r}, but TASK is 'pretrain', which has no labels: leave it out"
         return
+    if cfg.TASK == "linear" and cfg.SOLVER.BATCH_SIZE == cfg.SOLVER.ACCUMULATION_STEPS:
+        yield (
+            f"SOLVER.BATCH_SIZE = {cfg.SOLVER.BATCH_SIZE} in SOLVER.ACCUMULATION_STEPS = "
+            f"{cfg.SOLVER.ACCUMULATION_STEPS} parts leaves one clip in each, but a linear probe normalises over the "
+            "clips of a part: set the latter to a smaller number, or the former to a larger one"
+        )
     if cfg.TASK in ("test", "knn") and cfg.TRAIN.EMA_DECAY:
         yield f"TRAIN.EMA_DECAY is set, but TASK {cfg.TASK!r} trains nothing: leave it out"
 

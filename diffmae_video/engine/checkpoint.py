@@ -169,6 +169,8 @@ def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
         CheckpointError: what is there cannot be used.
     """
     path = Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"no checkpoint at {path}: expected the path of a checkpoint or of a run folder")
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     if path.name == LATEST and path.is_file() and not zipfile.is_zipfile(path):
         folder = path.parent

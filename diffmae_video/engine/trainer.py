@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import torch
@@ -300,7 +301,7 @@ class Trainer:
             resume_average(self.ema, state, path)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
-                f"{path} does not fit this run's model and optimizer: {' '.join(str(error).split())}. Choose another "
+                f"{path} does not fit this run's model and optimizer: {shorten(str(error), 500)}. Choose another "
                 "OUTPUT_DIR, or use the configuration that is stored beside it"
             ) from error
         for change in config_changes(state["config"], self.config_text):

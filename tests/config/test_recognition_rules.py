@@ -64,6 +64,12 @@ def problems(task: str, *overrides) -> str:
             ["TASK is 'linear'", "DATA.MIX"],
             ["DATA.PATH_TO_DATA_DIR", "/a"],
         ),
+        (
+            "linear",
+            ["SOLVER.BATCH_SIZE", 8, "SOLVER.ACCUMULATION_STEPS", 8],
+            ["SOLVER.BATCH_SIZE = 8", "SOLVER.ACCUMULATION_STEPS = 8", "one clip"],
+            ["SOLVER.BATCH_SIZE", 8, "SOLVER.ACCUMULATION_STEPS", 4],
+        ),
         ("test", ["TRAIN.EMA_DECAY", 0.999], ["TRAIN.EMA_DECAY", "trains nothing"], ["TEST.NUM_SPATIAL_CROPS", 3]),
         ("knn", ["TRAIN.EMA_DECAY", 0.999], ["TRAIN.EMA_DECAY", "trains nothing"], ["KNN.K", 5]),
         ("finetune", ["AUGMENT.LABEL_SMOOTHING", 1.0], ["[0, 1)"], ["TRAIN.EMA_DECAY", 0.999]),

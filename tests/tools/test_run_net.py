@@ -133,13 +133,13 @@ def test_what_stops_a_run_is_printed_without_a_traceback(tool, config, capsys, m
         def run(self):
             raise error
 
-    monkeypatch.setattr(build, "build_trainer", lambda cfg: Run())
+    monkeypatch.setattr(build, "build_run", lambda cfg: Run())
     assert tool.run([str(config)], [], print_config=False) == code
     assert capsys.readouterr().err == text
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(tool, config, monkeypatch):
-    monkeypatch.setattr(build, "build_trainer", lambda cfg: 1 / 0)
+    monkeypatch.setattr(build, "build_run", lambda cfg: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tool.run([str(config)], [], print_config=False)
 
