@@ -78,7 +78,10 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         task, description = build_classify_task(cfg), [describe_labels(dataset)]
     device = select_device(cfg.DEVICE)
     model = build_model(cfg)
-    weights_from, fitted = start_weights(cfg, model)
+    checkpoints = CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.KEEP_PERIOD)
+    # A run that goes on has all its weights: where it once started from may be gone by now.
+    goes_on = cfg.TRAIN.AUTO_RESUME and checkpoints.latest() is not None
+    weights_from, fitted = ("", []) if goes_on else start_weights(cfg, model)
     model.to(device)
     if not classifies:
         evaluators = build_evaluators(cfg, model)
@@ -104,7 +107,7 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         accumulation=solver.ACCUMULATION_STEPS,
         precision=train.PRECISION,
         clip_grad_norm=solver.CLIP_GRAD_NORM,
-        checkpoints=CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", train.KEEP_PERIOD),
+        checkpoints=checkpoints,
         checkpoint_period=train.CHECKPOINT_PERIOD,
         monitor=Monitor(
             cfg.OUTPUT_DIR,

@@ -23,9 +23,10 @@ def smooth_targets(labels: torch.Tensor, num_classes: int, smoothing: float = 0.
         smoothing: in [0, 1).
 
     Raises:
-        ValueError: a label outside [0, num_classes); -1 is a clip without a label.
+        ValueError: a label outside [0, num_classes); -1 is a clip without a label. Labels on another device are not
+            looked at, which would wait for all it has to do.
     """
-    if len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
+    if labels.device.type == "cpu" and len(labels) and not (0 <= int(labels.min()) and int(labels.max()) < num_classes):
         found = sorted({int(label) for label in labels if not 0 <= label < num_classes})
         raise ValueError(
             f"labels {found} are outside [0, {num_classes}): check the number of classes and that every video of the "
