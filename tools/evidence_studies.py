@@ -214,8 +214,8 @@ PROBES = (
 
 
 def _longer(steps: int) -> Arm:
-    """From scratch for ``steps`` more, which cost what a pre-training costs."""
-    return Arm("scratch_long", "from scratch, compute of both", extra_steps=steps, tasks=("finetune",))
+    """From scratch for ``steps`` more: whether a longer fine-tuning makes up for the pre-training."""
+    return Arm("scratch_long", "from scratch, longer", extra_steps=steps, tasks=("finetune",))
 
 
 def _finetune(steps: Mapping[int, int]) -> Recognition:
@@ -229,8 +229,8 @@ STUDIES = {
             name="miracl",
             title="MIRACL-VC1, ten phrases, speakers not seen in training",
             source="manifest",
-            arms=(DIFFMAE, MAE, SCRATCH, _longer(800)),
-            tasks=(_finetune({5: 100, 10: 150, 25: 200, 100: 300}), *PROBES),
+            arms=(DIFFMAE, MAE, SCRATCH, _longer(300)),
+            tasks=(_finetune({5: 200, 10: 250, 25: 300, 100: 500}), *PROBES),
             labels=(5, 10, 25, 100),
             most_labels=100,
             chance=0.1,
@@ -242,9 +242,9 @@ STUDIES = {
             name="ut_interaction",
             title="UT-Interaction, six actions, sequences not seen in training",
             source="manifest",
-            arms=(DIFFMAE, MAE, SCRATCH, _longer(400)),
-            tasks=(_finetune({2: 80, 5: 120, 0: 160}), *PROBES),
-            labels=(2, 5, 0),
+            arms=(DIFFMAE, MAE, SCRATCH, _longer(100)),
+            tasks=(_finetune({5: 100, 0: 150}), *PROBES),
+            labels=(5, 0),
             most_labels=12,
             chance=1 / 6,
             configs=CONFIGS / "ut_interaction",
@@ -264,7 +264,7 @@ STUDIES = {
                     after="linear",
                 ),
             ),
-            labels=(4, 8, 16, 0),
+            labels=(8, 16, 0),
             most_labels=32,
             chance=0.1,
             configs=CONFIGS / "motion_set",
@@ -273,9 +273,9 @@ STUDIES = {
             name="cifar10",
             title="CIFAR-10, 3,000 training images, clips of one frame",
             source="class_folders",
-            arms=(DIFFMAE, MAE, SCRATCH, _longer(1500)),
-            tasks=(_finetune({10: 150, 25: 200, 100: 400, 0: 800}), *PROBES),
-            labels=(10, 25, 100, 0),
+            arms=(DIFFMAE, MAE, SCRATCH, _longer(300)),
+            tasks=(_finetune({10: 150, 100: 300, 0: 500}), *PROBES),
+            labels=(10, 100, 0),
             most_labels=300,
             chance=0.1,
             configs=CONFIGS / "cifar10",
