@@ -239,13 +239,15 @@ def _one_sided(names: Sequence[str], state: Mapping[str, torch.Tensor], here: st
         for part, key in (("encoder.class_token", "CLASS_TOKEN"), ("encoder.position.", "POSITION"))
         if any(name.startswith(part) for name in names)
     ]
-    return f"in {here} but not in {there}: {listed}{more}: {'; '.join([*settings, f'or, from Python, name it in {argument}'])}"
+    advice = "; ".join([*settings, f"or, from Python, name it in {argument}"])
+    return f"in {here} but not in {there}: {listed}{more}: {advice}"
 
 
 def _other_shape(name: str, theirs: torch.Tensor, ours: torch.Tensor) -> str:
     return (
         f"{name} is {tuple(theirs.shape)} in the weights and {tuple(ours.shape)} in the model, and only positions and "
-        "patch embeddings can be resized: give the model the sizes of the weights' run, or, from Python, name it in `fresh`"
+        "patch embeddings can be resized: give the model the sizes of the weights' run, or, from Python, name it in "
+        "`fresh`"
     )
 
 
