@@ -150,7 +150,15 @@ def test_ctrl_c_writes_what_is_known(sample_videos, tmp_path):
     (tmp_path / "list.csv").write_text("".join(lines))
     command = [sys.executable, str(TOOL), "--data", str(tmp_path / "list.csv"), "--output", str(tmp_path / "out")]
     command += ["--decode", "full"]  # milliseconds a file: the fastest machine is not done before the signal
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    # A background job of a shell has Ctrl-C ignored, and so would have the tool that these tests start in it.
+    process = subprocess.Popen(
+        command,
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     time.sleep(5)
     process.send_signal(signal.SIGINT)
     _, errors = process.communicate(timeout=60)
