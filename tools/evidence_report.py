@@ -68,7 +68,8 @@ def spread(values: Sequence[float]) -> str:
 def rows(study: Study, task: Recognition) -> list[tuple[str, str, str]]:
     """(title, task, arm) of every line of a task's table and plot."""
     arms = [arm for arm in study.arms if not arm.tasks or task.name in arm.tasks]
-    floor = [(FLOOR_TITLE, PIXELS, PIXELS)] if study.floor else []
+    # The floor is measured on the study's own test clips; a task that comes after another one has others.
+    floor = [(FLOOR_TITLE, PIXELS, PIXELS)] if study.floor and not task.after else []
     return [(arm.title, task.name, arm.name) for arm in arms] + floor
 
 
