@@ -63,6 +63,7 @@ class NoiseSchedule:
         # 0.999 is improved DDPM's bound: a beta of 1 would erase the signal so that nothing could be inverted.
         self.beta = betas.clamp(max=0.999) ** self.rho
         self.abar = torch.cumprod(1 - self.beta, dim=0)
+        self._scales: dict[torch.device, tuple[torch.Tensor, torch.Tensor]] = {}  # by device, for ``scales``
 
     def __repr__(self) -> str:
         return f"NoiseSchedule({self.name!r}, steps={self.steps}, rho={self.rho})"
@@ -74,8 +75,12 @@ class NoiseSchedule:
             t: (B,) int64 timesteps in [0, steps - 1].
             like: (B, ...) tensor that they will multiply.
         """
-        abar = self.abar.to(t.device)[t].reshape(-1, *[1] * (like.dim() - 1))
-        return abar.sqrt().float(), (1 - abar).sqrt().float()
+        if t.device not in self._scales:  # kept there: a copy at every step would wait for the device
+            abar = self.abar.to(t.device)
+            self._scales[t.device] = abar.sqrt().float(), (1 - abar).sqrt().float()
+        shape = (-1, *[1] * (like.dim() - 1))
+        signal, noise = self._scales[t.device]
+        return signal[t].reshape(shape), noise[t].reshape(shape)
 
     def add_noise(self, x0: torch.Tensor, eps: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """``x_t``, same shape as ``x0`` (B, ...), for noise ``eps`` of that shape and timesteps ``t`` (B,) int64."""
