@@ -13,18 +13,21 @@ from diffmae_video.data.writing import write_image
 from diffmae_video.engine.disk import tolerate_full_disk
 from diffmae_video.engine.monitor import Monitor
 from diffmae_video.inpainting import inpaint
-from diffmae_video.visualize import contact_sheet, evenly_spaced, masked_frames
+from diffmae_video.visualize import Trajectory, contact_sheet, evenly_spaced, masked_frames, trajectory_strip
 
 
 class ReconstructionEvaluator:
     """Inpaints a few fixed clips and writes a sheet of frames: masked input, inpainted, original.
+
+    Of a model that inpaints step by step (DiffMAE) it also writes the denoising of the first clip as a strip.
 
     Returns ``psnr_hidden``: peak signal-to-noise ratio (dB) inside the mask, over all clips.
 
     Args:
         clips: (B, C, T, H, W) uint8 of the model's ``clip_shape``, with 3 channels.
         mask: (B, T, H, W) bool, True = hidden.
-        folder: the sheets are ``folder/step_00000500.png``; created when missing.
+        folder: the sheets are ``folder/step_00000500.png``, the strips beside it ``trajectories/step_00000500.png``;
+            created when missing.
         period: optimiser steps between two sheets.
         steps, sampler, seed: see :func:`diffmae_video.inpainting.inpaint`.
         frames: frames of a clip that are shown, evenly spaced.
@@ -50,14 +53,13 @@ class ReconstructionEvaluator:
     def evaluate(self, model: nn.Module, step: int, monitor: Monitor) -> dict[str, float]:
         device = next(model.parameters()).device
         clips, mask = self.clips.to(device), self.mask.to(device)
-        filled = inpaint(model, clips, mask, steps=self.steps, sampler=self.sampler, seed=self.seed)
+        trajectory = Trajectory()
+        filled = inpaint(model, clips, mask, steps=self.steps, sampler=self.sampler, seed=self.seed, on_step=trajectory)
         hidden = mask.unsqueeze(1).expand_as(clips)
         error = (filled.double() - clips.double())[hidden].square().mean().item()
-        sheet = self._sheet(filled.cpu())
-        with tolerate_full_disk("a sheet of reconstructions"):
-            self.folder.mkdir(parents=True, exist_ok=True)
-            write_image(self.folder / f"step_{step:08d}.png", sheet)
-        monitor.record_image(self.name, sheet, step)
+        _publish(self._sheet(filled.cpu()), self.name, self.folder, step, monitor)
+        if trajectory.steps:  # a MAE has none
+            _publish(trajectory_strip(trajectory), "trajectory", self.folder.with_name("trajectories"), step, monitor)
         return {"psnr_hidden": 10 * math.log10(255**2 / max(error, 1e-9))}
 
     def _sheet(self, filled: torch.Tensor) -> np.ndarray:
@@ -68,6 +70,14 @@ class ReconstructionEvaluator:
             original = _frames(clip)[shown]
             rows += [masked_frames(original, mask.numpy()[shown]), _frames(result)[shown], original]
         return contact_sheet(rows, titles=["masked input", "inpainted", "original"] * len(self.clips))
+
+
+def _publish(picture: np.ndarray, tag: str, folder: Path, step: int, monitor: Monitor) -> None:
+    """A picture, uint8 (H, W, 3), as a PNG in ``folder`` and in TensorBoard."""
+    with tolerate_full_disk(f"a picture for {folder.name}"):
+        folder.mkdir(parents=True, exist_ok=True)
+        write_image(folder / f"step_{step:08d}.png", picture)
+    monitor.record_image(tag, picture, step)
 
 
 def _frames(clip: torch.Tensor) -> np.ndarray:

@@ -9,10 +9,12 @@ from torch import nn
 
 from diffmae_video.build import build_model
 from diffmae_video.config import load_config
+from diffmae_video.engine import evaluators
 from diffmae_video.engine.evaluation import evaluation
 from diffmae_video.engine.evaluators import ReconstructionEvaluator
 from diffmae_video.engine.monitor import Monitor
 from diffmae_video.inpainting import inpaint
+from diffmae_video.visualize import trajectory_strip
 
 CLIP = (3, 2, 4, 4)  # that of the fake data
 
@@ -57,13 +59,35 @@ def test_a_sheet_and_the_psnr_inside_the_mask(tmp_path, data):
 
 
 @pytest.mark.parametrize("name", ["DiffMAE", "MAE"])
+def test_the_denoising_of_the_first_clip_where_there_is_one(tmp_path, data, name, monkeypatch):
+    shown, strips = {}, []
+    monkeypatch.setattr(evaluators, "trajectory_strip", lambda seen: strips.append(seen) or trajectory_strip(seen))
+    monitor = Monitor(tmp_path, 8, 8, terminal=False)
+    monkeypatch.setattr(monitor, "record_image", lambda tag, image, step: shown.update({tag: (image, step)}))
+    clips, mask = data
+    mask[0, :, 2:] = True  # the first clip hides more than the second: they are inpainted one after the other
+    model = make_model(**{"MODEL.NAME": name}).eval()
+    ReconstructionEvaluator(clips, mask, tmp_path / "reconstructions", period=2, steps=20).evaluate(model, 6, monitor)
+    file = tmp_path / "trajectories" / "step_00000006.png"
+    if name == "MAE":
+        assert list(shown) == ["reconstruction"] and not file.parent.exists()
+        return
+    assert list(shown) == ["reconstruction", "trajectory"] and shown["trajectory"][1] == 6
+    assert np.array_equal(np.asarray(Image.open(file)), shown["trajectory"][0])
+    ((trajectory,),) = (strips,)
+    assert len(trajectory.steps) == 8 and trajectory.steps[0].t == 999
+    filled = inpaint(model, clips, mask, steps=20)[0].permute(1, 2, 3, 0).numpy()
+    assert np.array_equal(trajectory.steps[-1].clean, filled)
+
+
+@pytest.mark.parametrize("name", ["DiffMAE", "MAE"])
 def test_training_a_real_model_is_the_same_with_and_without_reconstructions(tmp_path, data, name):
     for folder, periods in (("with", [2]), ("without", [])):
-        evaluators = [
+        reconstructions = [
             ReconstructionEvaluator(*data, tmp_path / folder / "sheets", period, steps=2) for period in periods
         ]
         trainer = make_trainer(
-            tmp_path / folder, steps=5, model=make_model(**{"MODEL.NAME": name}), evaluators=evaluators
+            tmp_path / folder, steps=5, model=make_model(**{"MODEL.NAME": name}), evaluators=reconstructions
         )
         trainer.run()
     assert log_lines(tmp_path / "with") == log_lines(tmp_path / "without")

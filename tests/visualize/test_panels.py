@@ -1,4 +1,4 @@
-"""Pictures for people."""
+"""Videos beside each other and sheets of frames."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ import pytest
 from diffmae_video.visualize import (
     BACKGROUND,
     GAP,
-    HEAT,
     HIDDEN_GREY,
-    confusion_matrix,
     contact_sheet,
     evenly_spaced,
+    frame_sheet,
     masked_frames,
+    panels,
     side_by_side,
     upscale,
 )
@@ -85,32 +85,20 @@ def test_pictures_refuse_what_does_not_fit():
         contact_sheet([noise(1, 8, 8)], ["a", "b"])
 
 
-def test_confusion_matrix_shows_shares_of_rows():
-    counts = np.array([[4, 0, 0], [1, 3, 0], [0, 0, 0]])
-    page = confusion_matrix(counts, ["run", "jump", "sit"])
-    # The cells end GAP before the right and the lower edge, or a pixel more: sides are even. 46 pixels each.
-    left = np.flatnonzero((page[-GAP - 3] != BACKGROUND).any(-1))[0] - 1
-
-    def colour(row, column):
-        return page[-GAP - (3 - row) * 46 + 4, left + column * 46 + 4].tolist()
-
-    assert colour(0, 0) == list(HEAT[-1]) and colour(0, 1) == colour(2, 2) == list(HEAT[0])
-    assert colour(1, 0) == list(HEAT[2]), "a quarter is the middle of the scale"
-    assert sum(colour(0, 0)) > sum(colour(1, 1)) > sum(colour(1, 0))
-    assert (page[-3 * 46 :, :left] > 200).any(), "no names of rows"
-    assert (page[60 : -3 * 46 - GAP, left:] > 200).any(), "no names of columns"
-    assert (page[-3 * 46 - GAP : -2 * 46 - GAP, left : left + 46] == BACKGROUND).all(-1).sum() > 46 + 45, "no count"
+def test_frame_sheet_shows_evenly_spaced_frames_under_their_numbers(monkeypatch):
+    seen = {}
+    monkeypatch.setattr(panels, "contact_sheet", lambda *arguments: seen.update(arguments=arguments))
+    videos = {"a": noise(9, 8, 8), "b": 255 - noise(9, 8, 8)}
+    frame_sheet(videos, columns=3, numbers=range(10, 100, 10), minimum=64)
+    rows, titles, captions, minimum = seen["arguments"]
+    assert np.array_equal(rows, [video[[0, 4, 8]] for video in videos.values()])
+    assert (titles, captions, minimum) == (["a", "b"], ["frame 10", "frame 50", "frame 90"], 64)
+    frame_sheet(videos, columns=2)
+    assert seen["arguments"][2] == ["frame 0", "frame 8"]
 
 
-@pytest.mark.parametrize("classes", [1, 2, 20, 21, 40, 41, 400, 1200])
-def test_confusion_matrix_of_any_number_of_classes(classes):
-    names = ["a very long name of a class that goes on and on and on" if i % 2 else "é" for i in range(classes)]
-    page = confusion_matrix(np.eye(classes, dtype=int) * 12345, names)
-    assert page.dtype == np.uint8 and page.shape[2] == 3 and max(page.shape) < 2500
-    assert (page > 200).any()
-
-
-def test_confusion_matrix_refuses_what_does_not_fit():
-    for counts, names in ((np.zeros((2, 3)), ["a", "b"]), (np.zeros((2, 2)), ["a"]), (np.zeros((0, 0)), [])):
-        with pytest.raises(ValueError, match="class names"):
-            confusion_matrix(counts, names)
+def test_frame_sheet_refuses_what_does_not_fit():
+    with pytest.raises(ValueError, match="numbers of 2 frames, got 3"):
+        frame_sheet({"a": noise(2, 8, 8)}, numbers=[1, 2, 3])
+    with pytest.raises(ValueError, match="one shape"):
+        frame_sheet({"a": noise(2, 8, 8), "b": noise(3, 8, 8)})
