@@ -1,6 +1,6 @@
-"""What an inpainted region is measured against: PSNR, and two fills that need no network.
+"""Fills that need no network, which an inpainting is compared with.
 
-Frames are uint8 (T, H, W, 3) RGB; masks are bool (T, H, W), True = hidden. Neither fill reads a hidden pixel.
+Frames are uint8 (T, H, W, 3) RGB; masks are bool (T, H, W), True = hidden. No fill reads a hidden pixel.
 """
 
 from __future__ import annotations
@@ -8,29 +8,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
+import torch
 
-
-def psnr(pred: np.ndarray, target: np.ndarray, mask: np.ndarray | None = None) -> float:
-    """Peak signal-to-noise ratio in dB of uint8 pixels, ``10 log10(255^2 / MSE)``; infinite where they are equal.
-
-    Args:
-        pred, target: uint8 of one shape (..., 3).
-        mask: bool (...): only the pixels that are True count; None = all.
-
-    Raises:
-        ValueError: shapes that differ, or a mask without a True pixel.
-    """
-    if pred.shape != target.shape or (mask is not None and mask.shape != pred.shape[:-1]):
-        raise ValueError(
-            f"shapes do not agree: prediction {pred.shape}, target {target.shape}, "
-            f"mask {None if mask is None else mask.shape}"
-        )
-    if mask is not None:
-        if not mask.any():
-            raise ValueError("the mask hides nothing: there is no pixel to compare")
-        pred, target = pred[mask], target[mask]
-    error = np.mean((pred.astype(np.float64) - target.astype(np.float64)) ** 2)
-    return float("inf") if error == 0 else float(10 * np.log10(255**2 / error))
+OPENCV_METHODS = {"telea": "INPAINT_TELEA", "ns": "INPAINT_NS"}
+NOTHING_VISIBLE = "the mask hides every pixel: there is no visible colour to fill with"
 
 
 def mean_fill(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
@@ -40,7 +21,7 @@ def mean_fill(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
         ValueError: nothing is visible.
     """
     if mask.all():
-        raise ValueError("the mask hides every pixel: there is no visible colour to fill with")
+        raise ValueError(NOTHING_VISIBLE)
     filled = frames.copy()
     filled[mask] = frames[~mask].mean(axis=0).round().astype(np.uint8)
     return filled
@@ -77,6 +58,84 @@ def nearest_patch_fill(frames: np.ndarray, mask: np.ndarray, patch_size: Sequenc
         places.append(np.minimum(first[taken] + pixel[axis] - first[patch[axis]], ends[taken] - 1))
     filled = frames.copy()
     filled[pixel] = frames[tuple(places)]
+    return filled
+
+
+def temporal_fill(frames: np.ndarray, mask: np.ndarray) -> np.ndarray:
+    """``frames`` with every hidden pixel interpolated in time between what is seen at its place before and after.
+
+    Linear between the nearest earlier and the nearest later frame in which the place is visible, rounded; a copy of
+    the one where there is no other. A place that is hidden in all frames gets the mean colour of all visible pixels.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        mask: bool (T, H, W).
+
+    Raises:
+        ValueError: nothing is visible.
+    """
+    if mask.all():
+        raise ValueError(NOTHING_VISIBLE)
+    clip, hidden = torch.from_numpy(frames).permute(3, 0, 1, 2).float(), torch.from_numpy(mask)
+    filled = interpolate_in_time(clip.unsqueeze(0), hidden.unsqueeze(0))[0].permute(1, 2, 3, 0).numpy()
+    return np.where(mask[..., None], filled.round().astype(np.uint8), frames)
+
+
+def interpolate_in_time(clip: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """``clip`` with every hidden pixel between the nearest visible ones of its place, before and after it.
+
+    Before the first or after the last visible one it is that one; a place that is never visible gets the mean of all
+    visible pixels of its clip.
+
+    Args:
+        clip: (B, C, T, H, W) float.
+        mask: (B, T, H, W) bool, True = hidden; every clip has a visible pixel.
+    """
+    frames = clip.shape[2]
+    time = torch.arange(frames, device=clip.device).reshape(1, -1, 1, 1)
+    before = torch.where(mask, -1, time).cummax(dim=1).values
+    after = torch.where(mask, frames, time).flip(1).cummin(dim=1).values.flip(1)
+    first, last = (place.clamp(0, frames - 1).unsqueeze(1).expand_as(clip) for place in (before, after))
+    share = ((time - before) / (after - before).clamp(min=1)).masked_fill(before < 0, 1).masked_fill(after == frames, 0)
+    filled = torch.lerp(clip.gather(2, first), clip.gather(2, last), share.unsqueeze(1).to(clip.dtype))
+    visible = ~mask.unsqueeze(1)
+    mean = (clip * visible).sum(dim=(2, 3, 4), keepdim=True) / visible.sum(dim=(2, 3, 4), keepdim=True)
+    never = ((before < 0) & (after == frames)).unsqueeze(1)
+    return torch.where(visible, clip, torch.where(never, mean, filled))
+
+
+def opencv_fill(frames: np.ndarray, mask: np.ndarray, method: str = "telea", radius: float = 3) -> np.ndarray:
+    """``frames`` filled one by one by OpenCV's ``inpaint``, from what is visible in the same frame.
+
+    A frame that is hidden entirely has nothing to start from: it gets what ``temporal_fill`` gives.
+
+    Args:
+        frames: uint8 (T, H, W, 3).
+        mask: bool (T, H, W).
+        method: "telea" (fast marching, Telea 2004) or "ns" (Navier-Stokes, Bertalmio et al. 2001).
+        radius: of the neighbourhood that a pixel is computed from, in pixels.
+
+    Raises:
+        ValueError: an unknown method, a radius that is not positive, or nothing is visible.
+        ImportError: OpenCV is not installed.
+    """
+    if method not in OPENCV_METHODS:
+        raise ValueError(f"unknown method {method!r}: choose one of {', '.join(OPENCV_METHODS)}")
+    if not radius > 0:
+        raise ValueError(f"radius must be positive, in pixels; got {radius}")
+    try:
+        import cv2
+    except ImportError as error:
+        raise ImportError(
+            f"the OpenCV fill needs cv2 ({error}): pip install -c constraints.txt opencv-python-headless"
+        ) from error
+    flag = getattr(cv2, OPENCV_METHODS[method])
+    whole = mask.all(axis=(1, 2))
+    filled = temporal_fill(frames, mask) if whole.any() else frames.copy()
+    for number in np.flatnonzero(mask.any(axis=(1, 2)) & ~whole):
+        # Where a hole touches the border of the frame OpenCV (5.0) reads hidden pixels, so they are covered first.
+        covered = mean_fill(frames[number], mask[number])
+        filled[number] = cv2.inpaint(covered, mask[number].astype(np.uint8), radius, flag)
     return filled
 
 
