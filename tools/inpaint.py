@@ -2,11 +2,12 @@
 
     python tools/inpaint.py --weights runs/demo --input clip.mp4 --mask center --output out.mp4 --sheet out.png
 
-The mask is a strategy (tube, random, frame, block, center), a picture (not black = hidden), a folder with a picture
-per frame, or a box. The output has the size of the input and pixels outside the mask are those of the input. The
-input may have any size and length: it is scaled so that its shorter side is the model's (--fit resize) or left at its
-own resolution (--fit native), and worked on in overlapping clips of the model's size. A .mp4 or .gif shows masked
-input | inpainted | original side by side (--only-result: just the inpainted video), a .png a few frames of them.
+The mask is a strategy (tube, random, frame, block, center), a region, a box that may move, a painted picture (not
+black = hidden), a folder with a picture per frame or a video; docs/inpainting.md has all forms. The output has the size
+of the input and pixels outside the mask are those of the input. The input may have any size and length: it is scaled so
+that its shorter side is the model's (--fit resize) or left at its own resolution (--fit native), and worked on in
+overlapping clips of the model's size. A .mp4 or .gif shows masked input | inpainted | original side by side
+(--only-result: just the inpainted video), a .png a few frames of them.
 """
 
 from __future__ import annotations
@@ -27,17 +28,19 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from inpaint_options import check, parse, sampling_of
 
 from diffmae_video import load_model
-from diffmae_video.baselines import mean_fill, nearest_patch_fill, psnr
+from diffmae_video.baselines import mean_fill, nearest_patch_fill
 from diffmae_video.data import UnreadableVideo, read_frames, video_info
 from diffmae_video.data.writing import write_gif, write_image, write_video
 from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.wrapping import autocast
 from diffmae_video.inpainting import inpaint_video
-from diffmae_video.mask_input import PICTURES, patch_in_pixels, read_mask
+from diffmae_video.mask_input import object_numbers, patch_in_pixels, picture_files, read_mask
+from diffmae_video.quality import psnr
 from diffmae_video.visualize import contact_sheet, evenly_spaced, masked_frames, side_by_side
 
-SUFFIXES = (".mp4", ".gif", ".png")
 # Share of hidden patches where neither --ratio nor the model's own training mask says it.
 DEFAULT_RATIO = {"tube": 0.75, "random": 0.75, "frame": 0.5, "block": 0.25, "center": 0.25}
 FOLDER_FPS = 25.0
@@ -52,62 +55,6 @@ class Input:
     indices: range  # their numbers in the file or folder
     total: int  # frames of the file or folder
     fps: float  # of these frames
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--weights", required=True, help="checkpoint file, or the folder of a run (its newest one)")
-    parser.add_argument("--input", required=True, type=Path, help="video, image, or folder of images (the frames)")
-    parser.add_argument("--output", required=True, type=Path, help="file to write: .mp4, .gif or .png")
-    what = parser.add_mutually_exclusive_group(required=True)
-    what.add_argument("--mask", help="strategy, mask picture, or folder with a mask picture per frame")
-    what.add_argument("--box", help="x0,y0,x1,y1 in pixels, or as shares of width and height (0.25,0.25,0.75,0.75)")
-    parser.add_argument(
-        "--ratio",
-        type=float,
-        help="share of patches that a strategy hides (default: as the model was "
-        "trained with this strategy, else 0.75 for tube and random, 0.5 frame, 0.25 block and center)",
-    )
-    parser.add_argument("--steps", type=int, default=50, help="sampling steps (default 50)")
-    parser.add_argument("--sampler", choices=("ddim", "ddpm"), default="ddim")
-    parser.add_argument("--seed", type=int, default=0, help="of the noise, and of a random mask (default 0)")
-    parser.add_argument("--samples", type=int, default=1, help="results of as many seeds, from --seed on (default 1)")
-    parser.add_argument("--fit", choices=("resize", "native"), default="resize", help="size at which it is worked on")
-    parser.add_argument("--start-frame", type=int, default=0, help="first frame taken (default 0)")
-    parser.add_argument("--num-frames", type=int, help="frames taken at most (default: all)")
-    parser.add_argument(
-        "--stride",
-        type=int,
-        default=1,
-        help="take every so-manieth frame; a model sees motion as in "
-        "training if this is its DATA.SAMPLING_RATE (default 1)",
-    )
-    parser.add_argument("--device", default="auto", help="auto (default: CUDA where there is one), cpu, cuda, cuda:1")
-    parser.add_argument("--sheet", type=Path, help="also write a contact sheet: .png")
-    parser.add_argument("--metrics", type=Path, help="also write the PSNR values to a .json file")
-    parser.add_argument("--only-result", action="store_true", help="write just the inpainted video or image")
-    parser.add_argument("--baselines", action="store_true", help="show the two baseline fills as panels too")
-    return parser.parse_args(arguments)
-
-
-def check(options: argparse.Namespace) -> None:
-    """Everything that can be known to be wrong before the model and the video are read."""
-    suffix = options.output.suffix.lower()
-    if suffix not in SUFFIXES:
-        raise ValueError(f"--output {options.output}: expected a name that ends in {', '.join(SUFFIXES)}")
-    if options.sheet is not None and options.sheet.suffix.lower() != ".png":
-        raise ValueError(f"--sheet {options.sheet}: expected a name that ends in .png")
-    if not options.input.exists():
-        raise FileNotFoundError(f"--input {options.input}: there is no such file or folder")
-    for path in (options.output, options.sheet):
-        if path is not None and path.resolve() == options.input.resolve():
-            raise ValueError(f"{path} is the input itself, which would be overwritten; choose another name")
-    if options.only_result and options.samples > 1:
-        raise ValueError("--only-result writes one result, but --samples asks for several; leave one of them out")
-    for name, least in (("steps", 1), ("samples", 1), ("stride", 1), ("start_frame", 0), ("num_frames", 1)):
-        value = getattr(options, name)
-        if value is not None and value < least:
-            raise ValueError(f"--{name.replace('_', '-')} {value}: expected at least {least}")
 
 
 def chosen_device(name: str) -> str:
@@ -125,7 +72,7 @@ def read_input(path: Path, start: int, count: int | None, stride: int) -> Input:
     """Frames start, start + stride, ... of a video, an image or a folder of images."""
     files: list[Path] = []
     if path.is_dir():
-        files = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURES and not p.name.startswith("."))
+        files = picture_files(path)
         if not files:
             raise ValueError(f"--input {path}: the folder holds no images")
         total, fps = len(files), FOLDER_FPS
@@ -155,6 +102,23 @@ def hidden_ratio(options: argparse.Namespace, model: torch.nn.Module) -> float:
     return DEFAULT_RATIO.get(options.mask, 0.5)
 
 
+def mask_of(options: argparse.Namespace, source: Input, model: torch.nn.Module) -> np.ndarray:
+    """The mask of --mask or --box, bool (T, H, W); a strategy's follows the patches of the model."""
+    shape = source.frames.shape[:3]
+    return read_mask(
+        options.mask or options.box,
+        shape,
+        patch_in_pixels(shape, model.clip_shape[1:], model.patch_size, options.fit),
+        hidden_ratio(options, model),
+        options.seed,
+        source.indices,
+        source.total,
+        objects=object_numbers(options.object) if options.object else None,
+        invert=options.invert,
+        grow=options.grow,
+    )
+
+
 def inpaint_samples(
     model: torch.nn.Module, frames: np.ndarray, mask: np.ndarray, options: argparse.Namespace
 ) -> dict[str, np.ndarray]:
@@ -165,19 +129,26 @@ def inpaint_samples(
 
         def show(done: int, total: int, title: str = title) -> None:
             if sys.stderr.isatty():
-                print(f"\r{title}: window {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
+                print(f"\r{title}: step {done} of {total}", end="\n" if done == total else "", file=sys.stderr)
 
-        results[title] = inpaint_video(
-            model,
-            frames,
-            mask,
-            steps=options.steps,
-            sampler=options.sampler,
-            seed=options.seed + sample,
-            fit=options.fit,
-            progress=show,
-        )
+        with autocast(options.precision, model.pixel_mean.device):
+            results[title] = inpaint_video(
+                model, frames, mask, seed=options.seed + sample, progress=show, **sampling_of(options)
+            )
     return results
+
+
+def baseline_fills(frames: np.ndarray, mask: np.ndarray, patch: tuple[float, float, float]) -> dict[str, np.ndarray]:
+    """Title -> frames filled without a network."""
+    fills = {"mean colour": mean_fill(frames, mask)}
+    # Where no patch of several frames is whole, as with every second frame missing, one of a single frame may be.
+    for size in (patch, (1.0, *patch[1:])):
+        try:
+            fills["nearest visible patch"] = nearest_patch_fill(frames, mask, size)
+            break
+        except ValueError:  # nor is that
+            continue
+    return fills
 
 
 def write_output(path: Path, panels: dict[str, np.ndarray], source: Input, only: np.ndarray | None) -> None:
@@ -217,21 +188,10 @@ def run(options: argparse.Namespace) -> None:
         )
     model = load_model(options.weights, device=device)
     patch = patch_in_pixels(frames.shape[:3], model.clip_shape[1:], model.patch_size, options.fit)
-    mask = read_mask(
-        options.mask or options.box,
-        frames.shape[:3],
-        patch,
-        hidden_ratio(options, model),
-        options.seed,
-        source.indices,
-        source.total,
-    )
+    mask = mask_of(options, source, model)
     print(f"{options.input}: {len(frames)} frames of {frames.shape[2]}x{frames.shape[1]}, {mask.mean():.1%} hidden")
     results = inpaint_samples(model, frames, mask, options)
-    baselines = {
-        "mean colour": mean_fill(frames, mask),
-        "nearest visible patch": nearest_patch_fill(frames, mask, patch),
-    }
+    baselines = baseline_fills(frames, mask, patch)
     report_psnr(frames, mask, {**results, **baselines}, options.metrics)
     panels = {"masked input": masked_frames(frames, mask), **results}
     panels |= baselines if options.baselines else {}
@@ -245,7 +205,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(arguments, __doc__)
     try:
         run(options)
     except (ValueError, OSError, ImportError, UnreadableVideo, RunError) as error:

@@ -1,42 +1,11 @@
-"""Filling hidden pixels: what is read, what is returned, and how often the network runs."""
+"""Filling hidden pixels of clips: what is read, what is returned, and how often the network runs."""
 
-import numpy as np
 import pytest
 import torch
+from inpainting_fakes import CLIP, build, pixel_mask, pixels
 
-from diffmae_video.build import build_model
-from diffmae_video.config import from_dict
-from diffmae_video.inpainting import inpaint, inpaint_video
-
-CLIP = (3, 4, 24, 24)
-
-
-def build(decoder="cross_self", name="DiffMAE", target="raw"):
-    return build_model(
-        from_dict(
-            {
-                "DATA": {"NUM_FRAMES": CLIP[1], "CROP_SIZE": CLIP[2]},
-                "MODEL": {
-                    "NAME": name,
-                    "TARGET": target,
-                    "PATCH_SIZE": [2, 8, 8],
-                    "ENCODER": {"WIDTH": 24, "DEPTH": 3, "HEADS": 2},
-                    "DECODER": {"TYPE": decoder, "WIDTH": 16, "DEPTH": 2, "HEADS": 2},
-                },
-                "MASK": {"RATIO": 0.5},
-            }
-        )
-    ).eval()
-
-
-def pixel_mask(batch=2):
-    mask = torch.zeros(batch, *CLIP[1:], dtype=torch.bool)
-    mask[:, :, 3:12, 5:14] = True
-    return mask
-
-
-def pixels(batch=2, seed=0):
-    return torch.randint(0, 256, (batch, *CLIP), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+from diffmae_video.baselines import interpolate_in_time
+from diffmae_video.inpainting import inpaint
 
 
 @pytest.mark.parametrize("kind", ["DiffMAE", "MAE"])
@@ -63,7 +32,7 @@ def test_float_clips_keep_range_and_type():
 def test_seeds_differ_and_do_not_depend_on_the_batch():
     model = build()
     clip, mask = pixels(3), pixel_mask(3)
-    mask[1, 0, 0, 0] = True  # another number of hidden patches than its neighbours
+    mask[1, 0, 20, 20] = True  # another number of hidden patches than its neighbours
     together = inpaint(model, clip, mask, steps=3, sampler="ddpm", seed=7)
     for i in range(3):
         alone = inpaint(model, clip[i : i + 1], mask[i : i + 1], steps=3, sampler="ddpm", seed=7 + i)
@@ -106,61 +75,74 @@ def test_wrong_inputs_are_refused():
         inpaint(build(target="normalized"), pixels(), pixel_mask())
 
 
-# -------------------------------------------------------------------------------------------------- any size and length
-
-
-def video(frames, height, width, seed=0):
-    return np.random.default_rng(seed).integers(0, 256, (frames, height, width, 3), dtype=np.uint8)
-
-
-@pytest.mark.parametrize("fit", ["resize", "native"])
-@pytest.mark.parametrize("shape", [(1, 9, 13), (4, 24, 24), (11, 50, 31), (6, 33, 70)])
-def test_any_size_and_length_leaves_visible_pixels_alone_and_hidden_ones_unread(shape, fit):
+@pytest.mark.parametrize("sampler", ["ddim", "ddpm", "dpmpp_2m"])
+def test_visible_pixels_of_hidden_patches_steer_the_result(sampler):
+    """And only those: with every pixel of a hidden patch hidden there is nothing to steer with."""
     model = build()
-    frames, mask = video(*shape), np.zeros(shape, dtype=bool)
-    mask[:, 1 : 1 + shape[1] // 5, 1 : 1 + shape[2] // 5] = True
-    result = inpaint_video(model, frames, mask, steps=2, fit=fit)
-    assert result.shape == frames.shape and result.dtype == np.uint8
-    assert np.array_equal(result[~mask], frames[~mask])
-    other = np.where(mask[..., None], 255 - frames, frames)
-    assert np.array_equal(inpaint_video(model, other, mask, steps=2, fit=fit), result)
+    clip, mask = pixels(1), pixel_mask(1)
+    inside = torch.zeros_like(mask)
+    inside[:, :, :8, :8] = True
+    inside &= ~mask  # visible pixels of one of the hidden patches
+    other = torch.where(inside.unsqueeze(1), 255 - clip, clip)
+    options = {"steps": 4, "sampler": sampler}
+    assert torch.equal(
+        inpaint(model, clip, mask, impute=False, **options)[mask.unsqueeze(1).expand_as(clip)],
+        inpaint(model, other, mask, impute=False, **options)[mask.unsqueeze(1).expand_as(clip)],
+    )
+    hidden = mask.unsqueeze(1).expand_as(clip)
+    assert not torch.equal(
+        inpaint(model, clip, mask, **options)[hidden], inpaint(model, other, mask, **options)[hidden]
+    )
+    whole = torch.zeros_like(mask)
+    whole[:, :, 8:16, 8:16] = True
+    assert torch.equal(inpaint(model, clip, whole, **options), inpaint(model, clip, whole, impute=False, **options))
 
 
-def test_a_video_of_the_models_size_is_one_clip():
-    model = build(name="MAE")
-    frames = pixels(1)[0].permute(1, 2, 3, 0).numpy()
-    mask = pixel_mask(1)
-    expected = inpaint(model, pixels(1), mask)[0].permute(1, 2, 3, 0).numpy()
-    result = inpaint_video(model, frames, mask[0].numpy())
-    assert np.abs(result.astype(int) - expected).max() <= 1
+def test_steps_are_reported_with_the_visible_pixels_in_place():
+    model, clip, mask, steps = build(), pixels(3), pixel_mask(3), []
+    mask[1, 0, 20, 20] = True  # a group of its own
+    result = inpaint(model, clip, mask, steps=3, on_step=steps.append)
+    assert sorted((tuple(step.rows), step.number, step.total) for step in steps) == [
+        ((0, 2), 1, 3), ((0, 2), 2, 3), ((0, 2), 3, 3), ((1,), 1, 3), ((1,), 2, 3), ((1,), 3, 3),
+    ]  # fmt: skip
+    assert [step.t for step in steps[:3]] == [999, 666, 332]
+    for step in steps:
+        rows = list(step.rows)
+        visible = ~mask[rows].unsqueeze(1).expand_as(step.clean)
+        for picture in (step.noisy, step.clean):
+            assert picture.shape == clip[rows].shape and 0 <= picture.min() and picture.max() <= 1
+            torch.testing.assert_close(picture[visible], clip[rows].float()[visible] / 255)
+        if step.number == 3:
+            torch.testing.assert_close(step.clean, result[rows].float() / 255, atol=0.003, rtol=0)
 
 
-def test_windows_overlap_and_report_progress():
-    model = build(name="MAE")
-    seen = []
-    frames, mask = video(10, 24, 24), np.zeros((10, 24, 24), dtype=bool)
-    mask[:, :8] = True
-    inpaint_video(model, frames, mask, progress=lambda done, total: seen.append((done, total)))
-    assert seen == [(i, 4) for i in range(1, 5)]  # starts 0, 2, 4, 6 of 10 frames in clips of 4
+@pytest.mark.parametrize("name", ["DiffMAE", "MAE"])
+def test_every_second_frame_missing_is_filled_in_two_passes(name):
+    model, clip = build(name=name), pixels(2)
+    mask = torch.zeros(2, *CLIP[1:], dtype=torch.bool)
+    mask[:, 1::2] = True  # no patch of two frames is whole
+    calls = []
+    model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    result = inpaint(model, clip, mask, steps=3)
+    assert len(calls) == (6 if name == "DiffMAE" else 2)
+    hidden = mask.unsqueeze(1).expand_as(clip)
+    assert torch.equal(result[~hidden], clip[~hidden])
+    other = torch.where(hidden, pixels(2, seed=5), clip)
+    assert torch.equal(inpaint(model, other, mask, steps=3), result), "hidden pixels were read"
+    filled = interpolate_in_time(clip.float(), mask)
+    assert (result.float() - filled)[hidden].abs().mean() > 5, "the interpolation is replaced everywhere"
 
 
-def test_a_window_without_anything_visible_says_what_to_do():
-    mask = np.zeros((4, 60, 60), dtype=bool)
-    mask[:, :40] = True
-    with pytest.raises(ValueError, match='fit="resize"'):
-        inpaint_video(build(), video(4, 60, 60), mask, steps=1, fit="native")
+def test_bfloat16_computes_nearly_the_same():
+    model, clip, mask = build(), pixels(), pixel_mask()
+    with torch.autocast("cpu", torch.bfloat16):
+        result = inpaint(model, clip, mask, steps=3)
+    assert result.dtype == torch.uint8 and (result.int() - inpaint(model, clip, mask, steps=3).int()).abs().max() < 12
 
 
-def test_nothing_hidden_returns_the_video():
-    frames = video(3, 20, 20)
-    assert np.array_equal(inpaint_video(build(), frames, np.zeros((3, 20, 20), bool)), frames)
-
-
-def test_video_inputs_are_checked():
-    model = build()
-    with pytest.raises(ValueError, match="uint8 frames"):
-        inpaint_video(model, video(3, 20, 20) / 255.0, np.zeros((3, 20, 20), bool))
-    with pytest.raises(ValueError, match="bool mask"):
-        inpaint_video(model, video(3, 20, 20), np.zeros((3, 20), bool))
-    with pytest.raises(ValueError, match="fit"):
-        inpaint_video(model, video(3, 20, 20), np.zeros((3, 20, 20), bool), fit="crop")
+def test_sampling_options_reach_the_chain():
+    model, clip, mask = build(), pixels(), pixel_mask()
+    torch.nn.init.normal_(model.decoder.head.weight, std=5)  # beyond the range of pixels, for the threshold
+    base = inpaint(model, clip, mask, steps=6)
+    for options in ({"eta": 0.5}, {"spacing": "karras"}, {"threshold": 0.7}, {"sampler": "dpmpp_2m"}):
+        assert not torch.equal(inpaint(model, clip, mask, steps=6, **options), base), options

@@ -32,7 +32,9 @@ def tool():
     spec = importlib.util.spec_from_file_location("inpaint_tool", ROOT / "tools" / "inpaint.py")
     module = importlib.util.module_from_spec(spec)
     sys.modules[spec.name] = module  # dataclasses look their module up
+    sys.path.insert(0, str(ROOT / "tools"))  # as for a script that is run
     spec.loader.exec_module(module)
+    sys.path.remove(str(ROOT / "tools"))
     yield module
     del sys.modules[spec.name]
 
@@ -142,7 +144,7 @@ def test_pixels_under_the_mask_never_influence_the_result(run, tool, clip, tmp_p
     original = read_frames(clip, range(6))
     hidden = {}
     real = tool.read_mask
-    monkeypatch.setattr(tool, "read_mask", lambda *a: hidden.setdefault("mask", real(*a)))
+    monkeypatch.setattr(tool, "read_mask", lambda *a, **k: hidden.setdefault("mask", real(*a, **k)))
     assert run("--input", clip, *mask, "--output", tmp_path / "again.mp4", "--only-result")[0] == 0
     changed = original.copy()
     changed[hidden["mask"]] = np.random.default_rng(0).integers(0, 256, (int(hidden["mask"].sum()), 3))
@@ -150,6 +152,30 @@ def test_pixels_under_the_mask_never_influence_the_result(run, tool, clip, tmp_p
     assert run("--input", clip, *mask, "--output", tmp_path / "b.mp4", "--only-result")[0] == 0
     assert np.array_equal(written["a.mp4"], written["again.mp4"])
     assert np.array_equal(written["a.mp4"], written["b.mp4"])
+
+
+def test_a_mask_without_a_whole_patch_is_filled_and_reported(run, clip, tmp_path, written):
+    code, printed, error = run(
+        "--input", clip, "--mask", "every-second-frame", "--output", tmp_path / "o.mp4", "--only-result"
+    )
+    assert (code, error) == (0, "") and "nearest visible patch" in printed
+    assert np.array_equal(written["o.mp4"][::2], read_frames(clip, range(0, 6, 2)))
+
+
+def test_options_of_masks_and_of_sampling_are_used(run, tool, clip, tmp_path, monkeypatch):
+    seen = {}
+
+    def inpaint_video(model, frames, mask, **options):
+        seen.update(options, mask=mask)
+        return frames
+
+    monkeypatch.setattr(tool, "inpaint_video", inpaint_video)
+    arguments = ["--box", "16,16,24,24", "--grow", 2, "--invert", "--feather", 3, "--eta", 0.5, "--spacing", "karras"]
+    arguments += ["--threshold", 0.99, "--no-impute", "--sampler", "dpmpp_2m", "--fit", "native", "--precision", "bf16"]
+    assert run("--input", clip, *arguments, "--output", tmp_path / "o.mp4")[0] == 0
+    expected = {"steps": 2, "sampler": "dpmpp_2m", "spacing": "karras", "eta": 0.5, "threshold": 0.99, "impute": False}
+    assert seen == seen | expected | {"feather": 3, "fit": "native", "seed": 0}
+    assert not seen["mask"][:, 18:22, 18:22].any() and seen["mask"][:, 17, 17:20].all()  # inverted, then grown
 
 
 def test_visible_pixels_do_influence_the_result(run, tool, clip, tmp_path, written, monkeypatch):
