@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from diffmae_video.build import build_model
-from diffmae_video.config import get_cfg, load_config
+from diffmae_video.config import get_cfg, load_config, mask_mix
 from diffmae_video.models import VideoClassifier
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -124,3 +124,12 @@ def test_kinetics_recipe_shrinks_with_a_few_overrides():
     overrides = "MODEL.ENCODER.WIDTH 64 MODEL.ENCODER.DEPTH 8 SOLVER.BATCH_SIZE 8 SOLVER.MAX_STEPS 3".split()
     cfg = load_config([ROOT / "configs/K400/ViT_L.yaml"], overrides)
     assert sum(parameter.numel() for parameter in meta_model(cfg).encoder.parameters()) < 2 * MILLION
+
+
+@pytest.mark.parametrize("name", ["motion_set", "K400_ViT_L"])
+def test_inpainting_recipes_train_under_every_mask_and_average_the_weights(name):
+    cfg = load_config([ROOT / f"configs/inpaint/{name}.yaml"])
+    assert {row.strategy for row in mask_mix(cfg)} == {"random", "tube", "block", "center", "frame"}
+    assert cfg.MODEL.TARGET == "raw" and cfg.TRAIN.EMA_DECAY > 0.99
+    base = load_config([ROOT / {"motion_set": "configs/demo/pretrain.yaml"}.get(name, "configs/K400/ViT_L.yaml")])
+    assert cfg.MODEL == base.MODEL and cfg.SOLVER == base.SOLVER and cfg.DATA == base.DATA

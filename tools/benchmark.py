@@ -5,6 +5,9 @@
 ``loader``: clips per second and core from H.264 files to training clips (16 frames x stride 4, 224 x 224), against the
 ways of VideoMAE and MAE-ST, on files that it renders itself. docs/performance.md explains the figures.
 
+``sampler``: seconds per inpainted clip, against doing at every step what can be done once; --cfg is a recipe
+of pre-training, whose network gets random weights. docs/performance.md has the figures.
+
 ``images``: images per second and core from tar shards, plain files and webdataset; datasets/shards.md has the figures.
 """
 
@@ -31,9 +34,19 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     images.add_argument("--output", type=Path, default=Path("runs/benchmark_images.json"), help="the report")
     images.add_argument("--images", type=int, default=1000, help="images of every size (default 1000)")
     images.add_argument("--seed", type=int, default=0, help="of the crops (default 0)")
+    sampler = commands.add_parser("sampler", help="inpainting by a DiffMAE")
+    sampler.add_argument("--cfg", type=Path, default=Path("configs/K400/ViT_B.yaml"), help="default: K400/ViT_B")
+    sampler.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default 5)")
+    sampler.add_argument("--batch", type=int, default=1, help="clips at a time (default 1)")
+    sampler.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
+    sampler.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m"), default="ddim")
+    sampler.add_argument("--output", type=Path, default=Path("runs/benchmark_sampler.json"), help="the report")
+    sampler.add_argument("--seed", type=int, default=0, help="of clips, masks and noise (default 0)")
+    sampler.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
     parsed = parser.parse_args(arguments)
-    if min(parsed.rounds, getattr(parsed, "frames", 1), getattr(parsed, "images", 1)) < 1 or parsed.seed < 0:
-        parser.error("--rounds, --frames and --images must be at least 1, --seed at least 0")
+    counts = [getattr(parsed, name, 1) for name in ("rounds", "frames", "images", "batch", "steps")]
+    if min(counts) < 1 or parsed.seed < 0:
+        parser.error("--rounds, --frames, --images, --batch and --steps must be at least 1, --seed at least 0")
     return parsed
 
 
@@ -48,7 +61,23 @@ def main() -> int:
         from benchmark_images import run
 
         return run(options.rounds, options.cache, options.output, options.images, options.seed)
+    if options.benchmark == "sampler":
+        return _sampler(options)
     raise AssertionError(options.benchmark)
+
+
+def _sampler(options: argparse.Namespace) -> int:
+    from benchmark_sampler import run
+
+    from diffmae_video.config import ConfigError
+    from diffmae_video.engine import RunError
+
+    o = options
+    try:
+        return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.output, o.seed)
+    except (ConfigError, RunError, ValueError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
 
 
 if __name__ == "__main__":

@@ -174,15 +174,24 @@ def fill_in(page: Path, study: Study, tables: str, plot_file: Path) -> None:
     """Puts the tables between the marks of the study on a page, and the plot into ``docs/results`` beside it.
 
     Raises:
+        ReportError, FileNotFoundError: see :func:`replace_between_marks`.
+    """
+    picture = Path("docs") / "results" / f"{study.name}.png"
+    replace_between_marks(page, study.name, f"{tables}\n\n![{study.title}]({picture.as_posix()})")
+    (page.parent / picture).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(plot_file, page.parent / picture)
+
+
+def replace_between_marks(page: Path, name: str, text: str) -> None:
+    """Puts a text between the lines ``<!-- name:begin -->`` and ``<!-- name:end -->`` of a page.
+
+    Raises:
         ReportError: the page does not have both marks, once each and in order.
         FileNotFoundError: no such page.
     """
-    begin, end = f"<!-- {study.name}:begin -->", f"<!-- {study.name}:end -->"
-    text = page.read_text()
-    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+    begin, end = f"<!-- {name}:begin -->", f"<!-- {name}:end -->"
+    old = page.read_text()
+    if old.count(begin) != 1 or old.count(end) != 1 or old.index(begin) > old.index(end):
         raise ReportError(f"{page} needs the marks {begin} and {end}, once each: the tables go between them")
-    picture = Path("docs") / "results" / f"{study.name}.png"
-    (page.parent / picture).parent.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(plot_file, page.parent / picture)
-    before, after = text.split(begin)[0], text.split(end)[1]
-    page.write_text(f"{before}{begin}\n{tables}\n\n![{study.title}]({picture.as_posix()})\n{end}{after}")
+    before, after = old.split(begin)[0], old.split(end)[1]
+    page.write_text(f"{before}{begin}\n{text}\n{end}{after}")

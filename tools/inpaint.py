@@ -32,6 +32,7 @@ from inpaint_options import check, parse, sampling_of
 
 from diffmae_video import load_model
 from diffmae_video.baselines import mean_fill, nearest_patch_fill
+from diffmae_video.config import trained_ratio
 from diffmae_video.data import UnreadableVideo, read_frames, video_info
 from diffmae_video.data.writing import write_gif, write_image, write_video
 from diffmae_video.engine.errors import RunError
@@ -97,9 +98,7 @@ def hidden_ratio(options: argparse.Namespace, model: torch.nn.Module) -> float:
     """The share of patches to hide; of no consequence for masks that are no strategy."""
     if options.ratio is not None:
         return options.ratio
-    if options.mask == model.cfg.MASK.STRATEGY:
-        return model.cfg.MASK.RATIO
-    return DEFAULT_RATIO.get(options.mask, 0.5)
+    return trained_ratio(model.cfg, options.mask) or DEFAULT_RATIO.get(options.mask, 0.5)
 
 
 def mask_of(options: argparse.Namespace, source: Input, model: torch.nn.Module) -> np.ndarray:

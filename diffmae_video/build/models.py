@@ -7,10 +7,10 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
-from diffmae_video.config import ConfigError, from_yaml, resolve_encoder
+from diffmae_video.config import AUTOENCODER_TASKS, ConfigError, from_yaml, mask_mix, resolve_encoder
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.engine import ema_state, find_checkpoint
-from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, SpaceTimeViT, VideoClassifier
+from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, MaskMix, SpaceTimeViT, VideoClassifier
 from diffmae_video.models.decoders import Decoder
 
 
@@ -59,7 +59,7 @@ def build_model(cfg: CfgNode) -> MaskedAutoencoder | VideoClassifier:
     with torch.random.fork_rng():
         torch.manual_seed(cfg.SEED)
         encoder = build_encoder(cfg)
-        return build_autoencoder(cfg, encoder) if cfg.TASK == "pretrain" else build_classifier(cfg, encoder)
+        return build_autoencoder(cfg, encoder) if cfg.TASK in AUTOENCODER_TASKS else build_classifier(cfg, encoder)
 
 
 def build_classifier(cfg: CfgNode, encoder: SpaceTimeViT) -> VideoClassifier:
@@ -82,7 +82,7 @@ def build_classifier(cfg: CfgNode, encoder: SpaceTimeViT) -> VideoClassifier:
 
 
 def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
-    """What "pretrain" trains."""
+    """What "pretrain" trains and "inpaint_eval" measures."""
     masking = {
         "target": cfg.MODEL.TARGET,
         "mask_strategy": cfg.MASK.STRATEGY,
@@ -100,6 +100,18 @@ def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
         prediction=cfg.MODEL.PREDICTION,
         input_scaling=cfg.MODEL.INPUT_SCALING,
         **masking,
+    )
+
+
+def build_mask_mix(cfg: CfgNode) -> MaskMix | None:
+    """What draws the masks of a run with ``MASK.MIX``; None where every mask is of the model's own strategy."""
+    rows = mask_mix(cfg)
+    if not rows:
+        return None
+    return MaskMix(
+        strategies=tuple(row.strategy for row in rows),
+        weights=tuple(row.weight for row in rows),
+        ratios=tuple((row.low, row.high) for row in rows),
     )
 
 

@@ -12,7 +12,8 @@ import torch
 from fvcore.common.config import CfgNode
 
 from diffmae_video.build.data import DatasetError, build_dataset, build_loader
-from diffmae_video.build.models import build_model
+from diffmae_video.build.inpainting import build_inpaint_eval
+from diffmae_video.build.models import build_mask_mix, build_model
 from diffmae_video.build.recognition import (
     build_classify_task,
     build_knn,
@@ -27,6 +28,7 @@ from diffmae_video.config import dump
 from diffmae_video.data import ClipDataset, MixDataset, UnreadableVideo
 from diffmae_video.engine import (
     CheckpointManager,
+    InpaintingRun,
     KnnRun,
     LrSchedule,
     Monitor,
@@ -53,7 +55,7 @@ def training_length(cfg: CfgNode, videos: int) -> tuple[int, float]:
     return max(math.ceil(solver.EPOCHS * videos / solver.BATCH_SIZE), 1), solver.WARMUP_EPOCHS * videos
 
 
-def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun:
+def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun | InpaintingRun:
     """What ``run_net.py`` runs: an object with ``run()``, by ``TASK``. The data is looked for before a model is built.
 
     Raises:
@@ -64,6 +66,8 @@ def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun:
         return build_test(cfg)
     if cfg.TASK == "knn":
         return build_knn(cfg)
+    if cfg.TASK == "inpaint_eval":
+        return build_inpaint_eval(cfg)
     return build_trainer(cfg)
 
 
@@ -71,11 +75,14 @@ def build_trainer(cfg: CfgNode) -> Trainer:
     """Pre-training, fine-tuning or a probe; raises as :func:`build_run`."""
     classifies = cfg.TASK != "pretrain"
     dataset = labelled_dataset(cfg, "train") if classifies else build_dataset(cfg, "train")
-    evaluators, task, description = [], PretrainTask(cfg.DIFFUSION.STEPS), []
     if classifies:
         evaluators = [build_test_evaluator(cfg)]
         cfg = with_classes(cfg, dataset, evaluators[0].clips.dataset)
         task, description = build_classify_task(cfg), [describe_labels(dataset)]
+    else:
+        masks = build_mask_mix(cfg)
+        task = PretrainTask(cfg.DIFFUSION.STEPS, masks)
+        description = [f"masks, drawn for every micro-batch: {masks}"] if masks else []
     device = select_device(cfg.DEVICE)
     model = build_model(cfg)
     checkpoints = CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.KEEP_PERIOD)

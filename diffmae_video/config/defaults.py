@@ -9,7 +9,8 @@ _C = Node()
 
 # ----------------------------------------------------------------------------------------------------------- the run
 # What run_net.py does: "pretrain"; train a classifier on labels: "finetune" (all of it), "linear" or "attentive" (a
-# probe on the frozen encoder); measure: "knn" (nearest neighbours of its features), "test" (a trained classifier).
+# probe on the frozen encoder); measure: "knn" (nearest neighbours of its features), "test" (a trained classifier),
+# "inpaint_eval" (what a pre-trained model paints).
 _C.TASK = "pretrain"
 _C.OUTPUT_DIR = "runs/default"  # checkpoints, logs, resolved config and pictures of this run
 _C.SEED = 0  # all randomness (data order, crops, masks, timesteps, noise, initial weights) derives from it
@@ -91,7 +92,9 @@ _C.MODEL.NUM_CLASSES = 0  # of a classifier; 0 = as many as the lists of the tra
 _C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of the noisy patch)
 _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
-_C.MODEL.INPUT_SCALING = "none"  # noisy patches enter the decoder as they are, or "signal": times sqrt(abar_t)
+# Noisy patches enter the decoder as they are, or as an estimate of the clean ones: "signal" (times sqrt(abar_t)) or
+# "wiener" (every spatial frequency by what it tells); models/noisy_input.py explains.
+_C.MODEL.INPUT_SCALING = "none"
 _C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
 
 # Of "sincos" positions: their slowest wave is 2 pi * this many tokens long. Small grids want less (the demo: 30).
@@ -131,6 +134,13 @@ _C.MASK = Node()
 # "block" (one space-time block), "center" (central square, every time slot).
 _C.MASK.STRATEGY = "tube"
 _C.MASK.RATIO = 0.9  # share of the tokens that is hidden, in (0, 1)
+# Several strategies in one run: every micro-batch draws one, and a ratio from its range. STRATEGIES has an element per
+# strategy; each of the other lists too, or one element for all. The two keys above still mask sample reconstructions.
+_C.MASK.MIX = Node()
+_C.MASK.MIX.STRATEGIES = [""]  # as STRATEGY, each at most once; [""] = no mix
+_C.MASK.MIX.WEIGHTS = [1.0]  # shares of the micro-batches; their sum does not matter
+_C.MASK.MIX.RATIOS_LOW = [0.5]  # smallest RATIO; drawn uniformly from here ...
+_C.MASK.MIX.RATIOS_HIGH = [0.9]  # ... to here, the largest
 
 _C.DIFFUSION = Node()
 _C.DIFFUSION.SCHEDULE = "linear"  # "linear", "cosine" or "quadratic"
@@ -174,6 +184,24 @@ _C.TEST.NUM_ENSEMBLE_VIEWS = 1  # clips along the time of a video, whose scores 
 _C.TEST.NUM_SPATIAL_CROPS = 1  # crops of every such clip along the longer side; 1 = the centre
 _C.TEST.BATCH_SIZE = 8  # videos read at a time
 _C.TEST.UNREADABLE = "leave_out"  # videos that cannot be read are reported and "leave_out", or "wrong"
+
+# Of "inpaint_eval": the clips of TEST.SPLIT are filled by MODEL.WEIGHTS and by what they are compared with.
+_C.INPAINT = Node()
+_C.INPAINT.MASKS = ["tube"]  # each as tools/inpaint.py --mask takes it, a table each; docs/inpainting.md has all forms
+_C.INPAINT.RATIO = 0.0  # share of the patches that strategies hide, below 1; 0 = as in training, or 0.5
+_C.INPAINT.SAMPLERS = ["ddim"]  # "ddim", "ddpm", "dpmpp_2m"
+_C.INPAINT.STEPS = [20]  # sampling steps; every one with every sampler
+_C.INPAINT.SPACING = "trailing"  # of the timesteps: even ("trailing"), or "karras"
+_C.INPAINT.ETA = 0.0  # noise between the steps of "ddim": 0 = none, 1 = that of "ddpm"
+_C.INPAINT.THRESHOLD = 0.0  # share of the values that dynamic thresholding keeps in range, such as 0.995; 0 = off
+_C.INPAINT.IMPUTE = True  # visible pixels of hidden patches steer the sampling
+_C.INPAINT.SAMPLES = 1  # results per clip, of different seeds: the best of them, and how much they differ
+_C.INPAINT.COMPARE = [""]  # run folders or checkpoints of more models of the same clips; [""] = none
+_C.INPAINT.FILLS = ["mean", "nearest_patch", "temporal", "opencv"]  # fills without a network; [] = none
+_C.INPAINT.MAX_CLIPS = 0  # clips that are measured, evenly spread over the list; 0 = all
+_C.INPAINT.LPIPS_BACKBONE = ""  # file of an AlexNet or VGG-16; "" = no LPIPS
+_C.INPAINT.LPIPS_HEADS = ""  # file of the linear heads that belong to it
+_C.INPAINT.FEATURE_WEIGHTS = ""  # run folder or checkpoint whose features the Fréchet distance compares; "" = none
 
 _C.KNN = Node()
 _C.KNN.K = 20  # neighbours that vote

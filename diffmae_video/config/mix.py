@@ -6,6 +6,8 @@ from collections.abc import Iterator
 
 from fvcore.common.config import CfgNode
 
+from diffmae_video.config.masks import named_strategies
+
 # What DATA.FORMAT and DATA.MIX.FORMATS may name; the data room reads them.
 DATA_FORMATS = (
     "auto", "list", "frame_list", "kinetics", "ssv2", "ucf101", "hmdb51", "class_folders", "class_frames", "folder",
@@ -48,6 +50,7 @@ def check_mix(cfg: CfgNode) -> Iterator[str]:
 
 def _check_frames(cfg: CfgNode) -> Iterator[str]:
     patch = cfg.MODEL.PATCH_SIZE[0]
+    strategies = named_strategies(cfg)
     lengths = [frames or cfg.DATA.NUM_FRAMES for frames in cfg.DATA.MIX.NUM_FRAMES]
     for frames in lengths:
         if frames > cfg.DATA.NUM_FRAMES or (frames != 1 and frames % patch):
@@ -55,10 +58,10 @@ def _check_frames(cfg: CfgNode) -> Iterator[str]:
                 f"DATA.MIX.NUM_FRAMES has {frames}: choose 1, or a multiple of MODEL.PATCH_SIZE[0] = {patch} up to "
                 f"DATA.NUM_FRAMES = {cfg.DATA.NUM_FRAMES}, the positions that the model has"
             )
-        if cfg.MASK.STRATEGY == "frame" and frames < 2 * patch:
+        if "frame" in strategies and frames < 2 * patch:
             yield (
-                f'MASK.STRATEGY "frame" hides whole time slots, but clips of {frames} frames (DATA.MIX.NUM_FRAMES) '
-                "have only one: choose another strategy"
+                f'{strategies["frame"]} "frame" hides whole time slots, but clips of {frames} frames '
+                "(DATA.MIX.NUM_FRAMES) have only one: choose another strategy"
             )
     if cfg.DATA.NUM_FRAMES not in lengths:
         yield (

@@ -14,12 +14,15 @@ from fvcore.common.config import CfgNode
 
 from diffmae_video.config.defaults import get_cfg
 from diffmae_video.config.errors import ConfigError
+from diffmae_video.config.inpaint import check_inpaint
+from diffmae_video.config.masks import MASK_STRATEGIES, check_masks
 from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
+from diffmae_video.config.tasks import AUTOENCODER_TASKS
 
 # key: its allowed values
 CHOICES: dict[str, tuple[str, ...]] = {
-    "TASK": ("pretrain", "finetune", "linear", "attentive", "knn", "test"),
+    "TASK": ("pretrain", "finetune", "linear", "attentive", "knn", "test", "inpaint_eval"),
     "DATA.FORMAT": DATA_FORMATS,
     "DATA.SAMPLING": ("dense", "segment"),
     "DATA.FIT": ("crop", "stretch"),
@@ -29,15 +32,16 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.HEAD.POOL": ("mean", "class_token"),
     "SOLVER.OPTIMIZER": ("adamw", "sgd", "lars"),
     "TEST.UNREADABLE": ("leave_out", "wrong"),
+    "INPAINT.SPACING": ("trailing", "karras"),
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
-    "MODEL.INPUT_SCALING": ("none", "signal"),
+    "MODEL.INPUT_SCALING": ("none", "signal", "wiener"),
     "MODEL.TARGET": ("raw", "normalized"),
     "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
     "MODEL.ENCODER.POSITION": ("separable", "sincos"),
     "MODEL.DECODER.POSITION": ("separable", "sincos"),
     "MODEL.DECODER.TYPE": ("cross_self", "cross", "joint"),
-    "MASK.STRATEGY": ("tube", "random", "frame", "block", "center"),
+    "MASK.STRATEGY": MASK_STRATEGIES,
     "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic"),
     "TRAIN.PRECISION": ("bf16", "fp32"),
 }
@@ -99,6 +103,9 @@ RANGES = {
     "MODEL.DECODER.HEADS": "[1, inf)",
     "MODEL.DECODER.MLP_RATIO": "(0, inf)",
     "MASK.RATIO": "(0, 1)",
+    "MASK.MIX.WEIGHTS": "(0, inf)",
+    "MASK.MIX.RATIOS_LOW": "(0, 1)",
+    "MASK.MIX.RATIOS_HIGH": "(0, 1)",
     "DIFFUSION.STEPS": "[1, inf)",
     "DIFFUSION.RHO": "(0, inf)",
     "SOLVER.BATCH_SIZE": "[1, inf)",
@@ -124,6 +131,12 @@ RANGES = {
     "TEST.NUM_ENSEMBLE_VIEWS": "[1, inf)",
     "TEST.NUM_SPATIAL_CROPS": "[1, inf)",
     "TEST.BATCH_SIZE": "[1, inf)",
+    "INPAINT.RATIO": "[0, 1)",
+    "INPAINT.STEPS": "[1, inf)",
+    "INPAINT.ETA": "[0, 1]",
+    "INPAINT.THRESHOLD": "[0, 1]",
+    "INPAINT.SAMPLES": "[1, inf)",
+    "INPAINT.MAX_CLIPS": "[0, inf)",
     "KNN.K": "[1, inf)",
     "KNN.TEMPERATURE": "(0, inf)",
 }
@@ -197,15 +210,6 @@ def _inside(value: float, interval: str) -> bool:
 # ---------------------------------------------------------------------------------------------------- values together
 
 
-def _grid(cfg: CfgNode) -> tuple[int, int, int] | None:
-    """Tokens along time, rows, columns; None where the patch does not divide the clip."""
-    sizes = (cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
-    if any(size % patch for size, patch in zip(sizes, cfg.MODEL.PATCH_SIZE, strict=True)):
-        return None
-    t, h, w = (size // patch for size, patch in zip(sizes, cfg.MODEL.PATCH_SIZE, strict=True))
-    return t, h, w
-
-
 def _check_data(cfg: CfgNode) -> Iterator[str]:
     for key in ("CROP_SCALE", "CROP_ASPECT"):
         low, high = cfg.DATA[key]
@@ -246,7 +250,7 @@ def _check_encoder(cfg: CfgNode) -> Iterator[str]:
 
 def _check_head(cfg: CfgNode) -> Iterator[str]:
     head = cfg.MODEL.HEAD
-    if cfg.TASK == "pretrain":
+    if cfg.TASK in AUTOENCODER_TASKS:
         return
     if head.POOL == "class_token" and not cfg.MODEL.ENCODER.CLASS_TOKEN:
         yield 'MODEL.HEAD.POOL is "class_token", but MODEL.ENCODER.CLASS_TOKEN is False: there is none. Use "mean"'
@@ -257,11 +261,11 @@ def _check_head(cfg: CfgNode) -> Iterator[str]:
 
 def _check_recognition(cfg: CfgNode) -> Iterator[str]:
     """Keys that only classifiers read, and what classifiers cannot do."""
-    if cfg.TASK == "pretrain":
+    if cfg.TASK in AUTOENCODER_TASKS:
         defaults = get_cfg()
         for key in CLASSIFIERS_ONLY:
             if value_of(cfg, key) != value_of(defaults, key):
-                yield f"{key} is {value_of(cfg, key)!r}, but TASK is 'pretrain', which has no labels: leave it out"
+                yield f"{key} is {value_of(cfg, key)!r}, but TASK is {cfg.TASK!r}, which has no labels: leave it out"
         return
     if cfg.TASK == "linear" and cfg.SOLVER.BATCH_SIZE == cfg.SOLVER.ACCUMULATION_STEPS:
         yield (
@@ -285,7 +289,7 @@ def _check_fit(cfg: CfgNode) -> Iterator[str]:
 
 def _check_decoder(cfg: CfgNode) -> Iterator[str]:
     decoder = cfg.MODEL.DECODER
-    if cfg.TASK != "pretrain":
+    if cfg.TASK not in AUTOENCODER_TASKS:
         return
     _, encoder_depth, _ = resolve_encoder(cfg)
     if decoder.WIDTH % decoder.HEADS:
@@ -307,33 +311,9 @@ def _check_decoder(cfg: CfgNode) -> Iterator[str]:
         yield f"MODEL.DECODER.MLP_RATIO = {decoder.MLP_RATIO} leaves the MLP no hidden unit at width {decoder.WIDTH}"
 
 
-def _check_mask(cfg: CfgNode) -> Iterator[str]:
-    grid = _grid(cfg)
-    if grid is None or cfg.TASK != "pretrain":  # the first is reported by _check_data
-        return
-    t, h, w = grid
-    strategy, ratio = cfg.MASK.STRATEGY, cfg.MASK.RATIO
-    places, unit = {
-        "tube": (h * w, "spatial places"),
-        "center": (h * w, "spatial places"),
-        "frame": (t, "time slots"),
-    }.get(strategy, (t * h * w, "tokens"))
-    keys = "DATA.NUM_FRAMES, DATA.CROP_SIZE and MODEL.PATCH_SIZE"
-    if places < 2:
-        yield (
-            f"MASK.STRATEGY {strategy!r} needs at least 2 {unit}, one to hide and one to see, but {keys} give a token "
-            f"grid of {t} x {h} x {w}: make the clip larger or the patch smaller, or choose another strategy"
-        )
-    elif strategy in ("tube", "random", "frame") and not 1 <= round(places * ratio) <= places - 1:
-        yield (
-            f"MASK.RATIO = {ratio} hides {round(places * ratio)} of {places} {unit} of the token grid {t} x {h} x {w} "
-            f"(MASK.STRATEGY {strategy!r}): choose a ratio between {1 / places:.3g} and {1 - 1 / places:.3g}"
-        )
-
-
 def _check_target(cfg: CfgNode) -> Iterator[str]:
     model = cfg.MODEL
-    if cfg.TASK != "pretrain":
+    if cfg.TASK not in AUTOENCODER_TASKS:
         return
     samples = cfg.TRAIN.VISUALIZE_PERIOD > 0
     if model.NAME == "MAE" and model.PREDICTION != "x0":
@@ -385,9 +365,10 @@ CHECKS = (
     _check_encoder,
     _check_head,
     _check_decoder,
-    _check_mask,
+    check_masks,
     _check_target,
     _check_solver,
     _check_recognition,
     _check_fit,
+    check_inpaint,
 )

@@ -17,6 +17,7 @@ from diffmae_video.engine.errors import (
     TrainingInterrupted,
 )
 from diffmae_video.engine.evaluators import ReconstructionEvaluator
+from diffmae_video.engine.inpainting_evaluation import InpaintingRun
 from diffmae_video.engine.measuring import KnnRun, TestRun
 from diffmae_video.engine.monitor import Monitor, configure_logging
 from diffmae_video.engine.optimizer import LrSchedule, make_adamw, make_optimizer, parameter_groups
@@ -30,6 +31,7 @@ __all__ = [
     "ClassificationEvaluator",
     "ClassifyTask",
     "DamagedCheckpoint",
+    "InpaintingRun",
     "KnnRun",
     "LrSchedule",
     "Monitor",

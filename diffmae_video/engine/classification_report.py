@@ -44,7 +44,7 @@ def write_report(result: ClassificationResult, class_names: Sequence[str], folde
         metrics |= {"views": result.view_scores.shape[1], "crops": result.crops}
     _write(folder / "metrics.json", json.dumps(metrics, indent=2) + "\n")
     for name, rows in tables.items():
-        _write(folder / name, _csv(rows))
+        _write(folder / name, csv_text(rows))
     picture = write_image(folder / "confusion.png", confusion_matrix(result.confusion().numpy(), names))
     return [folder / "metrics.json", *(folder / name for name in tables), picture]
 
@@ -115,7 +115,8 @@ def _views(result: ClassificationResult) -> Iterable[Sequence[object]]:
         yield view, view // result.crops, view % result.crops, f"{accuracy:.6f}"
 
 
-def _csv(rows: Iterable[Sequence[object]]) -> str:
+def csv_text(rows: Iterable[Sequence[object]]) -> str:
+    """Rows as the text of a CSV file."""
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()

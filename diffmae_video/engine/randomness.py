@@ -40,3 +40,16 @@ def clip_generators(
 def seed_step(seed: int, step: int, rank: int = 0) -> None:
     """Seeds torch's global generators for one optimiser step: what layers such as drop path draw from."""
     torch.manual_seed(mix("step", seed, step, rank))
+
+
+def shared_generator(seed: int, step: int, micro_batch: int) -> torch.Generator:
+    """A generator on the CPU for what all clips of a micro-batch share, in every process the same.
+
+    It is not a function of the clips: another number of micro-batches puts other clips together.
+
+    Args:
+        seed: of the run.
+        step: number of the optimiser step.
+        micro_batch: number of the micro-batch in it.
+    """
+    return torch.Generator().manual_seed(mix("micro-batch", seed, step, micro_batch))

@@ -15,7 +15,7 @@ from torch import nn
 from diffmae_video.engine.disk import tolerate_full_disk, write_text
 from diffmae_video.engine.errors import NonFiniteLoss
 from diffmae_video.engine.interrupts import Interrupts
-from diffmae_video.engine.randomness import clip_generators, seed_step
+from diffmae_video.engine.randomness import clip_generators, seed_step, shared_generator
 from diffmae_video.engine.tasks import Task
 from diffmae_video.engine.unreadable import check_loader_error
 from diffmae_video.engine.wrapping import autocast, sum_over_ranks
@@ -102,8 +102,9 @@ class Stepper:
         seed_step(self.seed, step, self.rank)
         self.optimizer.zero_grad(set_to_none=True)
         sums = _Sums(loss=torch.zeros((), device=self.device, dtype=torch.float64))
-        for _ in range(self.accumulation):
-            self._accumulate(self._next(batches, sums), sums)
+        for micro_batch in range(self.accumulation):
+            shared = shared_generator(self.seed, step, micro_batch)
+            self._accumulate(self._next(batches, sums), shared, sums)
         if sums.clips != self.local_clips:
             raise ValueError(f"the loader gave {sums.clips} clips for a step of {self.local_clips}")
         gradients = [p.grad for g in self.optimizer.param_groups for p in g["params"] if p.grad is not None]
@@ -134,12 +135,12 @@ class Stepper:
         sums.data_seconds += time.perf_counter() - waiting
         return batch
 
-    def _accumulate(self, batch: Any, sums: _Sums) -> None:
+    def _accumulate(self, batch: Any, shared: torch.Generator, sums: _Sums) -> None:
         """Adds the gradient and the sums of one micro-batch."""
         # From the ids on the host: reading them back from the device would wait for everything it still has to do.
         generators = clip_generators(self.seed, batch.clip_ids, self.device)
         with autocast(self.precision, self.device):
-            loss, metrics = self.task.loss(self.model, batch.to(self.device), generators)
+            loss, metrics = self.task.loss(self.model, batch.to(self.device), generators, shared)
         # Weighted by the micro-batch's share of this process's clips, so that the sum of the gradients is that of one
         # large batch. A wrapper for several processes then averages the gradients over these.
         share = len(batch.clip_ids) / self.local_clips

@@ -2,10 +2,11 @@
 
 A task is any object with this method::
 
-    loss(model, batch, generators) -> (loss, metrics)
+    loss(model, batch, generators, shared) -> (loss, metrics)
 
 ``model`` is what the trainer was given (wrapped or not), ``batch`` a batch of the loader with its tensors on the
-device, ``generators`` one ``torch.Generator`` per clip. ``loss`` is the mean over the batch's clips, a scalar tensor.
+device, ``generators`` one ``torch.Generator`` per clip, ``shared`` one more, on the CPU, for what the clips of a
+micro-batch have in common, in every process the same. ``loss`` is the mean over the batch's clips, a scalar tensor.
 ``metrics`` maps names to tensors (2,) of (sum, count), so that averages over micro-batches, steps and processes are
 exact and a metric that no clip of a batch contributes to is simply not counted.
 """
@@ -22,6 +23,7 @@ from torch.nn import functional as F
 from diffmae_video.data import Mixing, RandomErasing
 from diffmae_video.engine.randomness import mix
 from diffmae_video.engine.wrapping import unwrap
+from diffmae_video.models import MaskMix
 
 Metrics = dict[str, torch.Tensor]  # name -> (2,) sum and count
 
@@ -32,7 +34,7 @@ class Task(Protocol):
     """See the module's description."""
 
     def loss(
-        self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator]
+        self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator], shared: torch.Generator
     ) -> tuple[torch.Tensor, Metrics]: ...
 
 
@@ -40,20 +42,32 @@ class PretrainTask:
     """Masked reconstruction: the model hides, predicts and compares by itself.
 
     With diffusion, the metrics ``loss_t_q1`` ... ``loss_t_q4`` are the losses at little to much noise: the timesteps
-    [0, steps) in four quarters. They move long before their mean does.
+    [0, steps) in four quarters. They move long before their mean does. With a mix of masks, ``loss_mask_tube`` and so
+    on are the losses under each strategy.
 
     Args:
         timesteps: number of timesteps of the model's noise schedule; not used by a model without diffusion.
+        mask_mix: draws strategy and ratio of every micro-batch; None = the model's own.
     """
 
-    def __init__(self, timesteps: int = 1000):
-        self.timesteps = timesteps
+    def __init__(self, timesteps: int = 1000, mask_mix: MaskMix | None = None):
+        self.timesteps, self.mask_mix = timesteps, mask_mix
 
-    def loss(self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator]) -> tuple[torch.Tensor, Metrics]:
-        output = model(unwrap(model).normalize(batch.clips), generator=generators)
-        if output.t is None:
-            return output.loss, {}
-        return output.loss, timestep_metrics(output.per_clip_loss.detach(), output.t, self.timesteps)
+    def loss(
+        self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator], shared: torch.Generator
+    ) -> tuple[torch.Tensor, Metrics]:
+        clips, mask, metrics = unwrap(model).normalize(batch.clips), None, {}
+        choice = None if self.mask_mix is None else self.mask_mix.draw(shared)
+        if choice is not None:
+            # From the clips' generators, as forward would: they go on to draw the same timesteps and noise.
+            mask = unwrap(model).make_mask(len(clips), generators, clips.shape[2], choice)
+        output = model(clips, mask=mask, generator=generators)
+        per_clip = output.per_clip_loss.detach()
+        if choice is not None:
+            metrics |= mask_metrics(per_clip, choice.strategy, self.mask_mix.strategies)
+        if output.t is not None:
+            metrics |= timestep_metrics(per_clip, output.t, self.timesteps)
+        return output.loss, metrics
 
 
 def timestep_metrics(per_clip_loss: torch.Tensor, t: torch.Tensor, timesteps: int) -> Metrics:
@@ -63,6 +77,13 @@ def timestep_metrics(per_clip_loss: torch.Tensor, t: torch.Tensor, timesteps: in
     sums = torch.where(member, per_clip_loss, 0.0).sum(dim=1)
     counts = member.sum(dim=1).to(sums.dtype)
     return {f"loss_t_q{q + 1}": torch.stack((sums[q], counts[q])) for q in range(BUCKETS)}
+
+
+def mask_metrics(per_clip_loss: torch.Tensor, strategy: str, strategies: Sequence[str]) -> Metrics:
+    """Losses (B,) of clips all masked by ``strategy`` -> ``loss_mask_<its name>``; the others' count is 0."""
+    total = per_clip_loss.sum()
+    own = torch.stack((total, torch.full_like(total, len(per_clip_loss))))
+    return {f"loss_mask_{name}": own if name == strategy else torch.zeros_like(own) for name in strategies}
 
 
 class ClassifyTask:
@@ -80,7 +101,9 @@ class ClassifyTask:
         self.mixing, self.erasing = mixing, erasing
         self._mixes = mixing.probability > 0 and max(mixing.mixup_alpha, mixing.cutmix_alpha) > 0
 
-    def loss(self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator]) -> tuple[torch.Tensor, Metrics]:
+    def loss(
+        self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator], shared: torch.Generator
+    ) -> tuple[torch.Tensor, Metrics]:
         # Mixing and erasing decide on the host, where nothing waits for the device; the seeds are there.
         seeds = [generator.initial_seed() for generator in generators]
         clips = unwrap(model).normalize(batch.clips)

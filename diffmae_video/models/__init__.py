@@ -6,13 +6,22 @@ from diffmae_video.models.diffmae import DiffMAE
 from diffmae_video.models.encoder import SpaceTimeViT
 from diffmae_video.models.mae import MAE
 from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output
-from diffmae_video.models.masks import make_mask, mask_indices, pixel_mask_to_tokens, tokens_to_pixel_mask
+from diffmae_video.models.masks import (
+    MaskChoice,
+    MaskMix,
+    make_mask,
+    mask_indices,
+    pixel_mask_to_tokens,
+    tokens_to_pixel_mask,
+)
 
 __all__ = [
     "DECODERS",
     "MAE",
     "Context",
     "DiffMAE",
+    "MaskChoice",
+    "MaskMix",
     "MaskedAutoencoder",
     "Output",
     "SpaceTimeViT",

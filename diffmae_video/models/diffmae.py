@@ -15,10 +15,11 @@ from diffmae_video.models.blocks import TimestepEmbedding, initialize
 from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.encoder import SpaceTimeViT
 from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output, reconstruction_loss
+from diffmae_video.models.noisy_input import VARIANCE, WienerEstimate
 from diffmae_video.models.patches import gather_tokens, patchify
 
 PREDICTIONS = ("x0", "eps", "v")
-INPUT_SCALINGS = ("none", "signal")
+INPUT_SCALINGS = ("none", "signal", "wiener")
 
 
 class DiffMAE(MaskedAutoencoder):
@@ -31,7 +32,8 @@ class DiffMAE(MaskedAutoencoder):
         prediction: what the decoder predicts: ``"x0"`` (clean patches, the paper's choice), ``"eps"`` or ``"v"``.
         input_scaling: how x_t enters the decoder: ``"none"``, as it is, or ``"signal"``, times sqrt(abar_t). That is
             the best linear estimate of x_0 for data of unit variance: pure noise enters as almost nothing, and the
-            decoder does not have to learn at every timestep anew how far to trust its input.
+            decoder does not have to learn at every timestep anew how far to trust its input. ``"wiener"``: the best one
+            for patches of a picture, see ``noisy_input.py``.
 
     Raises:
         ValueError: unknown prediction, input scaling or target.
@@ -53,6 +55,8 @@ class DiffMAE(MaskedAutoencoder):
             raise ValueError(f"unknown input scaling {input_scaling!r}: choose one of {', '.join(INPUT_SCALINGS)}")
         self.schedule, self.prediction, self.input_scaling = schedule, prediction, input_scaling
         patch_values, width = decoder.head.out_features, decoder.head.in_features
+        if input_scaling == "wiener":
+            self.wiener = WienerEstimate(self.patch_size, self.clip_shape[0], VARIANCE[self.target])
         # The *pixels* of a noisy patch are embedded; the noise is never added to an embedding.
         self.noisy_embed = nn.Linear(patch_values, width)
         self.time_embed = TimestepEmbedding(width)
@@ -101,9 +105,10 @@ class DiffMAE(MaskedAutoencoder):
 
     def denoise(self, context: Context, x_t: torch.Tensor, t: torch.Tensor) -> torch.Tensor:
         """The decoder's prediction (B, M, P) for noisy hidden patches ``x_t`` (B, M, P) at timesteps ``t`` (B,)."""
-        if self.input_scaling == "signal":
-            x_t = self.schedule.scales(t, x_t)[0] * x_t
-        tokens = self.noisy_embed(x_t) + self.decoder.positions(context.hidden) + self.time_embed(t)
+        if self.input_scaling != "none":
+            signal, noise = self.schedule.scales(t, x_t)
+            x_t = signal * x_t if self.input_scaling == "signal" else self.wiener(x_t, signal, noise)
+        tokens = self.noisy_embed(x_t) + context.positions + self.time_embed(t)
         return self.decoder(tokens, context.layers)
 
     def noise_patches(

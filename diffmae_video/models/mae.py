@@ -35,4 +35,4 @@ class MAE(MaskedAutoencoder):
 
     def predict(self, context: Context) -> torch.Tensor:
         """The decoder's prediction (B, M, P) for the hidden patches."""
-        return self.decoder(self.mask_token + self.decoder.positions(context.hidden), context.layers)
+        return self.decoder(self.mask_token + context.positions, context.layers)

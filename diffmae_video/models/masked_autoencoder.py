@@ -13,7 +13,7 @@ from torch.nn import functional as F
 from diffmae_video.diffusion.randomness import Generators
 from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.encoder import SpaceTimeViT
-from diffmae_video.models.masks import make_mask, mask_indices
+from diffmae_video.models.masks import MaskChoice, make_mask, mask_indices
 from diffmae_video.models.patches import gather_tokens, normalize_patches, patchify
 from diffmae_video.models.pixels import PixelNormalization
 
@@ -35,6 +35,7 @@ class Context(NamedTuple):
 
     layers: Any  # what Decoder.prepare returned
     hidden: torch.Tensor  # (B, M) int64 places of the hidden tokens
+    positions: torch.Tensor  # (B, M, d) position embeddings of the hidden tokens
 
 
 class MaskedAutoencoder(PixelNormalization):
@@ -70,14 +71,22 @@ class MaskedAutoencoder(PixelNormalization):
         """Normalised clip (B, C, T, H, W) -> tokens (B, N, D), nothing hidden."""
         return self.encoder.encode(clip)
 
-    def make_mask(self, batch: int, generator: Generators = None, frames: int | None = None) -> torch.Tensor:
-        """Masks (B, N) of the model's own strategy and ratio, True = hidden.
+    def make_mask(
+        self,
+        batch: int,
+        generator: Generators = None,
+        frames: int | None = None,
+        choice: MaskChoice | None = None,
+    ) -> torch.Tensor:
+        """Masks (B, N), True = hidden, that ``forward`` takes.
 
         ``frames``: T of the clips; None = the model's. N is the number of tokens that so many frames have.
+        ``choice``: what a ``MaskMix`` drew for this batch; None = the model's own strategy and ratio.
         """
         device = self.pixel_mean.device
         slots = self.grid[0] if frames is None else frames // self.patch_size[0]
-        return make_mask(self.mask_strategy, (slots, *self.grid[1:]), self.mask_ratio, batch, generator, device)
+        strategy, ratio = choice or (self.mask_strategy, self.mask_ratio)
+        return make_mask(strategy, (slots, *self.grid[1:]), ratio, batch, generator, device)
 
     def prepare(self, clip: torch.Tensor, mask: torch.Tensor) -> Context:
         """Encodes the visible patches of a normalised clip; hidden ones, mask (B, N) True, are never read.
@@ -88,7 +97,7 @@ class MaskedAutoencoder(PixelNormalization):
         visible, hidden = mask_indices(mask)
         patches = gather_tokens(patchify(clip, self.patch_size), visible)
         features = self.encoder.features(patches, visible, last=self.decoder.feature_layers)
-        return Context(self.decoder.prepare(features, visible), hidden)
+        return Context(self.decoder.prepare(features, visible), hidden, self.decoder.positions(hidden))
 
     def target_patches(self, clip: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """What is to be reconstructed at ``hidden`` (B, M): (B, M, P), raw or normalised values."""

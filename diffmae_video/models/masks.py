@@ -1,12 +1,17 @@
 """Masks over a token grid (t, h, w): bool (B, N), True = hidden, tokens t-major then row then column.
 
-Every clip of a batch hides the same number of tokens, so that visible and hidden tokens are dense tensors.
+Every clip of a batch hides the same number of tokens, so that visible and hidden tokens are dense tensors; a run may
+mix strategies from batch to batch (``MaskMix``).
 To add a strategy: write a function with the signature of those below and enter it in ``STRATEGIES``.
 """
 
 from __future__ import annotations
 
+import bisect
+import itertools
 from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 
@@ -103,15 +108,81 @@ def make_mask(
     Raises:
         ValueError: unknown strategy, a ratio outside (0, 1), or a grid too small to hide and keep something.
     """
-    if strategy not in STRATEGIES:
-        raise ValueError(f"unknown mask strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
-    if not 0 < ratio < 1:
-        raise ValueError(f"mask ratio {ratio} is outside (0, 1): it is the share of tokens to hide")
+    _check_choice(strategy, ratio)
     t, h, w = grid
     places = {"tube": h * w, "center": h * w, "frame": t}.get(strategy, t * h * w)
     if places < 2:
         raise ValueError(f"mask strategy {strategy!r} has {places} place to hide or show on a token grid {grid}")
     return STRATEGIES[strategy](grid, ratio, batch, generator, device).reshape(batch, t * h * w)
+
+
+def _check_choice(strategy: str, ratio: float) -> None:
+    if strategy not in STRATEGIES:
+        raise ValueError(f"unknown mask strategy {strategy!r}: choose one of {', '.join(STRATEGIES)}")
+    if not 0 < ratio < 1:
+        raise ValueError(f"mask ratio {ratio} is outside (0, 1): it is the share of tokens to hide")
+
+
+class MaskChoice(NamedTuple):
+    """How one batch is masked; see :func:`make_mask`."""
+
+    strategy: str
+    ratio: float
+
+
+@dataclass(frozen=True)
+class MaskMix:
+    """Several mask strategies in one run: one of them, and a ratio out of its own range, for every batch.
+
+    Clips of a batch must hide equally many tokens, so they share the choice; each still gets a mask of its own::
+
+        choice = mix.draw(generator)
+        mask = make_mask(choice.strategy, grid, choice.ratio, batch, generators)
+
+    Attributes:
+        strategies: different keys of ``STRATEGIES``.
+        weights: how often each is drawn, relative to the others; their sum does not matter.
+        ratios: (lowest, highest) of each, in (0, 1); drawn uniformly between them.
+
+    Raises:
+        ValueError: no strategies, an unknown one or one twice, lists of different lengths, a weight that is not above
+            0, a range outside (0, 1) or with its higher end first.
+    """
+
+    strategies: tuple[str, ...]
+    weights: tuple[float, ...]
+    ratios: tuple[tuple[float, float], ...]
+
+    def __post_init__(self) -> None:
+        lengths = len(self.strategies), len(self.weights), len(self.ratios)
+        if not self.strategies or len(set(lengths)) > 1:
+            raise ValueError(f"a mix needs a weight and a range of ratios for every strategy, got {lengths} of them")
+        if len(set(self.strategies)) < len(self.strategies):
+            raise ValueError(
+                f"a strategy of a mix has one range of ratios, but one of {self.strategies} is there twice"
+            )
+        if min(self.weights) <= 0:
+            raise ValueError(f"weights of a mix are above 0, got {self.weights}: leave out what is not to be drawn")
+        for strategy, (low, high) in zip(self.strategies, self.ratios, strict=True):
+            _check_choice(strategy, low)
+            _check_choice(strategy, high)
+            if low > high:
+                raise ValueError(f"mask ratios of {strategy!r} are [{low}, {high}]: the lower end comes first")
+
+    def draw(self, generator: torch.Generator | None = None) -> MaskChoice:
+        """The strategy and ratio of a batch; takes two numbers from ``generator`` (on the CPU), whatever comes out."""
+        place, share = torch.rand(2, generator=generator, dtype=torch.float64).tolist()
+        ends = list(itertools.accumulate(self.weights))
+        number = min(bisect.bisect_right(ends, place * ends[-1]), len(ends) - 1)
+        low, high = self.ratios[number]
+        return MaskChoice(self.strategies[number], low + (high - low) * share)
+
+    def __str__(self) -> str:
+        rows = zip(self.strategies, self.ratios, self.weights, strict=True)
+        return ", ".join(
+            f"{strategy} {low:g}{'' if low == high else f' to {high:g}'} ({weight / sum(self.weights):.0%})"
+            for strategy, (low, high), weight in rows
+        )
 
 
 def mask_indices(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

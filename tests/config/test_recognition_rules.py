@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from diffmae_video.config import ConfigError, load_config, validation
+from diffmae_video.config import AUTOENCODER_TASKS, ConfigError, load_config, validation
 
 CLASS_TOKEN = ["MODEL.ENCODER.CLASS_TOKEN", True]
 STRETCH = ["DATA.FIT", "stretch"]
@@ -93,7 +93,7 @@ def test_pretraining_refuses_what_it_would_ignore(key):
     assert problems("finetune", key, value) == ""
 
 
-@pytest.mark.parametrize("task", [task for task in validation.CHOICES["TASK"] if task != "pretrain"])
+@pytest.mark.parametrize("task", [task for task in validation.CHOICES["TASK"] if task not in AUTOENCODER_TASKS])
 @pytest.mark.parametrize(
     "overrides",
     [
@@ -120,4 +120,4 @@ def test_choices_agree_with_the_code():
     assert set(UNREADABLE) == set(validation.CHOICES["TEST.UNREADABLE"])
     assert set(FITS) == set(validation.CHOICES["DATA.FIT"])
     assert set(INFLATIONS) == set(validation.CHOICES["MODEL.INFLATION"])
-    assert set(KINDS) | {"pretrain", "knn", "test"} == set(validation.CHOICES["TASK"])
+    assert set(KINDS) | {"pretrain", "knn", "test", "inpaint_eval"} == set(validation.CHOICES["TASK"])

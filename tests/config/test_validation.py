@@ -43,8 +43,12 @@ def test_tables_cover_every_declared_key():
         assert not set(table) - set(declared), "a rule for a key that does not exist"
     free_text = {"OUTPUT_DIR", "DEVICE", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "DATA.PAGE", "DATA.LABELS"}
     free_text |= {"MODEL.WEIGHTS", "AUGMENT.RAND_AUGMENT", "TEST.SPLIT"}  # paths; what RandAugment itself parses
-    any_length = {key for key in declared if key.startswith("DATA.MIX.")}  # as many as there are sources
-    free_text |= {"DATA.MIX.PATHS", "DATA.MIX.PREFIXES", "DATA.MIX.FORMATS"}  # the last by its own rule
+    lists = {f"INPAINT.{key}" for key in ("MASKS", "SAMPLERS", "FILLS", "COMPARE")}  # rules of their own
+    free_text |= lists | {f"INPAINT.{key}" for key in ("LPIPS_BACKBONE", "LPIPS_HEADS", "FEATURE_WEIGHTS")}
+    any_length = (
+        lists | {"INPAINT.STEPS"} | {key for key in declared if ".MIX." in key}
+    )  # as many as there are sources, or mask strategies
+    free_text |= {"DATA.MIX.PATHS", "DATA.MIX.PREFIXES", "DATA.MIX.FORMATS", "MASK.MIX.STRATEGIES"}  # own rules
     for key, default in declared.items():
         if isinstance(default, str):
             assert key in validation.CHOICES or key in free_text, f"{key} needs an entry in CHOICES"
@@ -68,6 +72,7 @@ def test_every_declared_key_is_used():
     """A key that nothing reads is a dead flag. (DATA.PAGE and others are read as cfg.DATA.PAGE or data.PAGE.)"""
     package = Path(defaults.__file__).parents[1]
     files = [*package.glob("build/*.py"), *package.parent.glob("tools/*.py"), *package.glob("config/sizes.py")]
+    files += [package / "config" / "masks.py"]
     text = "\n".join(path.read_text() for path in files)
     unused = [key for key in leaves(get_cfg()) if not re.search(rf"\.{key.rsplit('.', 1)[-1]}\b", text)]
     assert not unused, f"declared, but read neither by build/ nor by the tools: {unused}"

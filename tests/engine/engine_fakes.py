@@ -25,9 +25,11 @@ from diffmae_video.engine.monitor import Monitor
 from diffmae_video.engine.optimizer import LrSchedule, make_optimizer, parameter_groups
 from diffmae_video.engine.tasks import PretrainTask
 from diffmae_video.engine.trainer import Trainer
-from diffmae_video.models import SpaceTimeViT
+from diffmae_video.models import MaskMix, SpaceTimeViT, make_mask, tokens_to_pixel_mask
 
 CLIP = (3, 2, 4, 4)  # C, T, H, W
+GRID = (2, 2, 2)  # t, h, w of tokens of (1, 2, 2)
+MASKS = MaskMix(("random", "tube", "frame"), (2.0, 1.0, 1.0), ((0.3, 0.9), (0.25, 0.75), (0.5, 0.5)))
 VIDEOS, REPEATS = 7, 2  # an epoch of 7 videos ends inside a step of 2
 
 
@@ -40,7 +42,10 @@ class Output(NamedTuple):
 
 
 class FakeModel(nn.Module):
-    """Denoises whole clips with two linear layers; t and noise are drawn per clip, dropout globally."""
+    """Denoises whole clips with two linear layers, of which a given mask, (B, 8) on ``GRID``, blackens a part.
+
+    t and noise are drawn per clip, dropout globally.
+    """
 
     def __init__(self, width: int = 16, dropout: float = 0.2, diffusion: bool = True):
         super().__init__()
@@ -55,7 +60,12 @@ class FakeModel(nn.Module):
     def no_weight_decay(self) -> set[str]:
         return {"position"}
 
+    def make_mask(self, batch, generator=None, frames=None, choice=None) -> torch.Tensor:
+        return make_mask(choice.strategy, (frames, *GRID[1:]), choice.ratio, batch, generator)
+
     def forward(self, clip, mask=None, t=None, noise=None, generator=None) -> Output:
+        if mask is not None:
+            clip = clip.masked_fill(tokens_to_pixel_mask(mask, GRID, (1, 2, 2))[:, None], -1)
         x0 = clip.flatten(1)
         t = torch.cat([torch.randint(1000, (1,), generator=g) for g in generator])
         noise = torch.stack([torch.randn(x0.shape[1], generator=g) for g in generator])
@@ -97,7 +107,7 @@ class FakeClassifier(nn.Module):
 class FakeRecognition:
     """A task with labels made of the clips' ids."""
 
-    def loss(self, model, batch, generators):
+    def loss(self, model, batch, generators, shared):
         return nn.functional.cross_entropy(model(batch.clips), batch.clip_ids % 3), {}
 
 

@@ -6,9 +6,10 @@ import time
 
 import pytest
 import torch
-from engine_fakes import finish, log_lines, make_trainer, run_in_process
+from engine_fakes import MASKS, finish, log_lines, make_trainer, run_in_process
 
 from diffmae_video.engine.checkpoint import load_checkpoint
+from diffmae_video.engine.tasks import PretrainTask
 
 STEPS = 12
 
@@ -113,10 +114,11 @@ def test_a_complete_run_started_again_does_nothing(straight):
         ({"ema_decay": 0.9}, [("average", 5), ("forward", 8), ("average", 3)]),
         ({"recognition": {}, "layer_decay": 0.65, "ema_decay": 0.7}, [("update", 5), ("average", 2), ("write", 80)]),
         ({"recognition": {"frozen": True}, "optimizer": "lars"}, [("lars", 5), ("lars", 3)]),
+        ({"task": PretrainTask(1000, MASKS), "ema_decay": 0.9}, [("forward", 8), ("update", 5), ("forward", 10)]),
     ],
-    ids=["average", "layer decay and average", "probe with LARS"],
+    ids=["average", "layer decay and average", "probe with LARS", "mix of masks and average"],
 )
-def test_averages_layer_rates_and_probes_go_on_exactly(tmp_path, options, kills):
+def test_averages_layer_rates_probes_and_masks_go_on_exactly(tmp_path, options, kills):
     straight, killed = tmp_path / "straight", tmp_path / "killed"
     assert run_in_process("train", str(straight), steps=STEPS, **options).exitcode == 0
     for kill in kills:

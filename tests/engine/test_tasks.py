@@ -1,12 +1,13 @@
 import pytest
 import torch
-from engine_fakes import CLIP, FakeModel
+from engine_fakes import CLIP, GRID, MASKS, FakeModel
 from torch import nn
 
 from diffmae_video.data import ClipBatch, Mixing, RandomErasing
-from diffmae_video.engine.randomness import clip_generators, mix, seed_step
+from diffmae_video.diffusion import NoiseSchedule
+from diffmae_video.engine.randomness import clip_generators, mix, seed_step, shared_generator
 from diffmae_video.engine.tasks import ClassifyTask, PretrainTask, timestep_metrics
-from diffmae_video.models import SpaceTimeViT, VideoClassifier
+from diffmae_video.models import DECODERS, DiffMAE, MaskMix, SpaceTimeViT, VideoClassifier, make_mask
 
 CLASSES = 4
 
@@ -23,11 +24,16 @@ def make_classifier() -> VideoClassifier:
     return VideoClassifier(encoder, CLASSES, init_std=2.0)
 
 
+def loss_of(task, model, batch: ClipBatch, seed: int = 0, step: int = 0):
+    """(loss, metrics) as the trainer computes them."""
+    return task.loss(model, batch, clip_generators(seed, batch.clip_ids), shared_generator(seed, step, 0))
+
+
 def classify(batch: ClipBatch, erasing: float = 0.0, model=None, seed: int = 5, **mixing):
     """(loss, metrics) of a batch; nothing is mixed unless asked for."""
     off = {"mixup_alpha": 0.0, "cutmix_alpha": 0.0, "smoothing": 0.0}
     task = ClassifyTask(Mixing(CLASSES, **{**off, **mixing}), RandomErasing(erasing) if erasing else None)
-    return task.loss(make_classifier() if model is None else model, batch, clip_generators(seed, batch.clip_ids))
+    return loss_of(task, make_classifier() if model is None else model, batch, seed)
 
 
 def test_quarters_of_the_timesteps():
@@ -43,7 +49,7 @@ def test_quarters_of_the_timesteps():
 
 def test_pretrain_loss_is_the_models_and_its_quarters_add_up_to_it():
     model, batch = FakeModel(dropout=0.0), make_batch()
-    loss, metrics = PretrainTask(1000).loss(model, batch, clip_generators(0, batch.clip_ids))
+    loss, metrics = loss_of(PretrainTask(1000), model, batch)
     output = model(model.normalize(batch.clips), generator=clip_generators(0, batch.clip_ids))
     assert torch.equal(loss, output.loss)
     sums = torch.stack(list(metrics.values())).sum(dim=0)
@@ -52,15 +58,78 @@ def test_pretrain_loss_is_the_models_and_its_quarters_add_up_to_it():
 
 def test_pretraining_without_diffusion_has_no_quarters():
     batch = make_batch()
-    assert PretrainTask().loss(FakeModel(diffusion=False), batch, clip_generators(0, batch.clip_ids))[1] == {}
+    assert loss_of(PretrainTask(), FakeModel(diffusion=False), batch)[1] == {}
 
 
-def test_pretrain_task_finds_normalize_inside_a_wrapper():
+def test_pretrain_task_finds_what_it_needs_inside_a_wrapper():
     batch = make_batch()
     wrapped = torch.compile(FakeModel(dropout=0.0), backend="eager")
     assert isinstance(wrapped, nn.Module)
-    loss, _ = PretrainTask().loss(wrapped, batch, clip_generators(0, batch.clip_ids))
+    loss, _ = loss_of(PretrainTask(mask_mix=MASKS), wrapped, batch)
     assert loss.isfinite()
+
+
+# -------------------------------------------------------------------------------------------------------- mix of masks
+
+
+def make_diffmae(strategy: str = "tube", ratio: float = 0.5) -> DiffMAE:
+    torch.manual_seed(0)
+    encoder = SpaceTimeViT(CLIP, (1, 2, 2), width=8, depth=1, heads=2)
+    decoder = DECODERS["cross_self"](
+        grid=encoder.grid, encoder_width=8, width=8, depth=1, heads=2, mlp_ratio=2.0, patch_values=12,
+        position="separable",
+    )  # fmt: skip
+    return DiffMAE(encoder, decoder, NoiseSchedule("linear", 1000), mask_strategy=strategy, mask_ratio=ratio)
+
+
+@pytest.mark.parametrize("strategy, ratio", [("random", 0.7), ("frame", 0.5), ("tube", 0.3)])
+def test_a_mix_of_one_strategy_is_that_strategy(strategy, ratio):
+    """The same masks, timesteps and noise to the bit: a mix changes what is drawn for the batch, not for a clip."""
+    batch, only = make_batch(), MaskMix((strategy,), (1.0,), ((ratio, ratio),))
+    loss, metrics = loss_of(PretrainTask(1000, only), make_diffmae("block", 0.2), batch)
+    plain, plain_metrics = loss_of(PretrainTask(1000), make_diffmae(strategy, ratio), batch)
+    assert torch.equal(loss, plain)
+    own = metrics.pop(f"loss_mask_{strategy}")
+    assert own[1] == 6 and torch.allclose(own[0] / 6, loss)
+    assert metrics.keys() == plain_metrics.keys() == {f"loss_t_q{q}" for q in (1, 2, 3, 4)}
+    assert all(torch.equal(metrics[name], plain_metrics[name]) for name in metrics)
+
+
+def test_the_masks_of_a_mix_are_those_it_draws():
+    class Recording(FakeModel):
+        def forward(self, clip, mask=None, **drawn):
+            seen.append(mask)
+            return super().forward(clip, mask, **drawn)
+
+    seen, batch, model = [], make_batch(), Recording(dropout=0.0)
+    for step in range(12):
+        _, metrics = loss_of(PretrainTask(1000, MASKS), model, batch, seed=4, step=step)
+        choice = MASKS.draw(shared_generator(4, step, 0))
+        expected = make_mask(choice.strategy, GRID, choice.ratio, 6, clip_generators(4, batch.clip_ids))
+        assert torch.equal(seen[-1], expected)
+        counts = {name: int(value[1]) for name, value in metrics.items() if name.startswith("loss_mask_")}
+        assert counts == {f"loss_mask_{name}": 6 * (name == choice.strategy) for name in MASKS.strategies}
+    assert len({int(mask[0].sum()) for mask in seen}) > 2
+
+
+def test_a_mix_masks_clips_of_fewer_frames():
+    batch = make_batch()
+    short = batch._replace(clips=batch.clips[:, :, :1])
+    mix_of_spaces = MaskMix(("random", "center"), (1.0, 1.0), ((0.5, 0.75), (0.25, 0.25)))
+    for step in range(4):
+        loss, _ = loss_of(PretrainTask(1000, mix_of_spaces), make_diffmae(), short, step=step)
+        assert loss.isfinite()
+
+
+def test_what_clips_share_depends_on_seed_step_and_micro_batch_alone():
+    seeds = [shared_generator(*key).initial_seed() for key in [(0, 0, 0), (1, 0, 0), (0, 1, 0), (0, 0, 1), (0, 1, 1)]]
+    assert len(set(seeds)) == 5
+    draws = [torch.rand(3, generator=shared_generator(7, 5, 3)).tolist() for _ in range(2)]
+    assert draws[0] == draws[1]
+    assert shared_generator(7, 5, 3).device.type == "cpu"
+
+
+# ---------------------------------------------------------------------------------------------------------- randomness
 
 
 def test_clip_generators_depend_on_seed_and_clip_alone():
@@ -117,7 +186,7 @@ def test_erasing_and_mixing_depend_on_the_clips_generators_alone(alphas):
     """Computed once more: boxes clip by clip, then one mix for the batch, seeded by its first clip."""
     batch, model = make_batch(labels=LABELS), make_classifier()
     mixing, erasing = Mixing(CLASSES, *alphas, smoothing=0.1), RandomErasing(0.9)
-    loss, metrics = ClassifyTask(mixing, erasing).loss(model, batch, clip_generators(9, batch.clip_ids))
+    loss, metrics = loss_of(ClassifyTask(mixing, erasing), model, batch, seed=9)
     seeds = [mix("clip", 9, number) for number in range(6)]
     generators = [torch.Generator().manual_seed(mix("erase", seed)) for seed in seeds]
     pairs = zip(model.normalize(batch.clips), generators, strict=True)

@@ -6,13 +6,14 @@ import signal
 
 import pytest
 import torch
-from engine_fakes import FakeDataset, FakeModel, FakeSampler, collate, log_lines, make_trainer
+from engine_fakes import MASKS, FakeDataset, FakeModel, FakeSampler, collate, log_lines, make_trainer
 from torch.utils.data import DataLoader
 
 from diffmae_video.data import UnreadableVideo
 from diffmae_video.engine.checkpoint import load_checkpoint
 from diffmae_video.engine.disk import temporary_path
 from diffmae_video.engine.errors import CheckpointError, NonFiniteLoss, RunError, TooManyUnreadable, TrainingInterrupted
+from diffmae_video.engine.randomness import shared_generator
 from diffmae_video.engine.tasks import PretrainTask
 
 
@@ -31,8 +32,8 @@ class TaskAt(PretrainTask):
         super().__init__()
         self.call, self.action, self.calls = call, action, 0
 
-    def loss(self, model, batch, generators):
-        loss, metrics = super().loss(model, batch, generators)
+    def loss(self, *arguments):
+        loss, metrics = super().loss(*arguments)
         self.calls += 1
         return (self.action(loss) if self.calls == self.call else loss), metrics
 
@@ -58,6 +59,19 @@ def test_accumulation_gives_the_gradient_of_one_large_batch(tmp_path):
         for name in ("loss", "grad_norm", "loss_t_q1"):
             assert one.get(name) == pytest.approx(two.get(name), rel=1e-5)
             assert one.get(name) == pytest.approx(four.get(name), rel=1e-5)
+
+
+def test_every_micro_batch_draws_a_mask_of_the_mix(tmp_path):
+    """Its choice is that of (seed, step, number of the micro-batch), and its losses add up to the step's."""
+    make_trainer(tmp_path, task=PretrainTask(1000, MASKS), accumulation=2, steps=12).run()
+    pairs = set()
+    for line in log_lines(tmp_path):
+        names = {MASKS.draw(shared_generator(3, line["step"] - 1, number)).strategy for number in (0, 1)}
+        losses = {name: value for name, value in line.items() if name.startswith("loss_mask_")}
+        assert losses.keys() == {f"loss_mask_{name}" for name in names}
+        assert line["loss"] == pytest.approx(sum(losses.values()) / len(losses), rel=1e-5)
+        pairs.add(len(names))
+    assert pairs == {1, 2}, "some steps mix two strategies"
 
 
 def test_micro_batches_of_unequal_size_count_by_their_clips(tmp_path):
@@ -100,9 +114,9 @@ def test_bf16_runs_the_loss_under_autocast(tmp_path):
     seen = []
 
     class Task(PretrainTask):
-        def loss(self, model, batch, generators):
+        def loss(self, *arguments):
             seen.append((torch.is_autocast_enabled("cpu"), torch.get_autocast_dtype("cpu")))
-            return super().loss(model, batch, generators)
+            return super().loss(*arguments)
 
     trainer = make_trainer(tmp_path, task=Task(), precision="bf16", steps=2)
     trainer.run()

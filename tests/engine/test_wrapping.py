@@ -1,18 +1,27 @@
 import pytest
 import torch
-from engine_fakes import FakeModel, finish, log_lines, make_trainer, run_in_process
+from engine_fakes import MASKS, FakeModel, finish, log_lines, make_trainer, run_in_process
 from torch import nn
 
 from diffmae_video.engine.checkpoint import load_checkpoint
 from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.tasks import PretrainTask
 from diffmae_video.engine.wrapping import select_device, unwrap
 
 
-def test_two_processes_train_like_one(tmp_path):
-    """Gradients, losses, metrics and failures are those of the whole batch, and one process writes."""
+@pytest.mark.parametrize(
+    "own",
+    [{}, {"task": PretrainTask(1000, MASKS), "accumulation": 1}],
+    ids=["accumulated", "mix of masks"],
+)
+def test_two_processes_train_like_one(tmp_path, own):
+    """Gradients, losses, metrics and failures are those of the whole batch, and one process writes.
+
+    With a mix of masks both draw what one process would, and the loss under each strategy is that of all clips.
+    """
     together = tmp_path / "together"
     together.mkdir()
-    options = {"steps": 4, "failing": (5, 7), "checkpoint_period": 2}
+    options = {"steps": 4, "failing": (5, 7), "checkpoint_period": 2, **own}
     ranks = [run_in_process("train_rank", str(together), rank, 2, wait=False, **options) for rank in range(2)]
     torch.manual_seed(0)
     alone = make_trainer(tmp_path / "alone", model=FakeModel(dropout=0.0), **options)

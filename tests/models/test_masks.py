@@ -5,6 +5,7 @@ import torch
 
 from diffmae_video.models.masks import (
     STRATEGIES,
+    MaskMix,
     make_mask,
     mask_indices,
     pixel_mask_to_tokens,
@@ -113,3 +114,85 @@ def test_a_patch_is_hidden_if_any_of_its_pixels_is():
     assert tokens.reshape(2, 2, 3).nonzero().tolist() == [[1, 1, 1]]
     back = tokens_to_pixel_mask(tokens, (2, 2, 3), (2, 8, 8))
     assert back.sum() == 2 * 8 * 8 and back[0, 2:, 8:, 8:16].all()
+
+
+# ------------------------------------------------------------------------------------------------------ mix of masks
+
+MIX = MaskMix(
+    strategies=("random", "tube", "frame"),
+    weights=(3.0, 1.0, 4.0),
+    ratios=((0.6, 0.95), (0.5, 0.9), (0.5, 0.5)),
+)
+
+
+def test_a_mix_draws_by_weight_and_uniformly_between_its_ratios():
+    draws, source = [], generator()
+    for _ in range(8000):
+        draws.append(MIX.draw(source))
+    for strategy, weight, (low, high) in zip(MIX.strategies, MIX.weights, MIX.ratios, strict=True):
+        ratios = torch.tensor([ratio for name, ratio in draws if name == strategy], dtype=torch.float64)
+        assert len(ratios) / len(draws) == pytest.approx(weight / 8, abs=0.02)
+        assert ratios.min() >= low and ratios.max() <= high
+        if low < high:
+            quarters = torch.histc(ratios, 4, low, high) / len(ratios)
+            assert quarters.tolist() == pytest.approx([0.25] * 4, abs=0.04)
+    assert {ratio for name, ratio in draws if name == "frame"} == {0.5}, "a range of one ratio is exactly that"
+
+
+def test_a_draw_is_a_function_of_its_generator_alone():
+    state = torch.get_rng_state()
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 1, 2)]
+    first, again, other = ([MIX.draw(source) for _ in range(5)] for source in seeds)
+    assert first == again != other
+    assert torch.equal(torch.get_rng_state(), state)
+    scaled = MaskMix(MIX.strategies, tuple(10 * weight for weight in MIX.weights), MIX.ratios)
+    assert scaled.draw(generator()) == MIX.draw(generator()), "the sum of the weights does not matter"
+    one, source = MaskMix(("tube",), (1.0,), ((0.5, 0.5),)), generator()
+    one.draw(source)
+    MIX.draw(rest := generator())
+    assert torch.equal(torch.rand(1, generator=source), torch.rand(1, generator=rest)), "two numbers, whatever is drawn"
+
+
+def test_draws_are_fixed_for_all_time():
+    """Changing them would change every run that is resumed."""
+    choices = [MIX.draw(torch.Generator().manual_seed(seed)) for seed in (1, 2, 4)]
+    assert [choice.strategy for choice in choices] == ["random", "frame", "tube"]
+    assert [choice.ratio for choice in choices] == pytest.approx(
+        [0.6785940772986776, 0.5, 0.7926618905439997], rel=1e-12
+    )
+
+
+def test_clips_of_a_batch_share_a_choice_and_have_masks_of_their_own():
+    source, counts = generator(), set()
+    for _ in range(20):
+        choice = MIX.draw(source)
+        clips = [torch.Generator().manual_seed(seed) for seed in range(4)]
+        mask = make_mask(choice.strategy, GRID, choice.ratio, 4, clips)
+        hidden = mask_indices(mask)[1].shape[1]
+        assert hidden / mask.shape[1] == pytest.approx(choice.ratio, abs=0.005)
+        assert not torch.equal(mask[0], mask[1]) or choice.strategy == "frame"
+        counts.add(hidden)
+    assert len(counts) > 10
+
+
+def test_a_mix_says_what_it_draws():
+    assert str(MIX) == "random 0.6 to 0.95 (38%), tube 0.5 to 0.9 (12%), frame 0.5 (50%)"
+
+
+@pytest.mark.parametrize(
+    "strategies, weights, ratios, message",
+    [
+        ((), (), (), "for every strategy"),
+        (("tube", "random"), (1.0,), ((0.5, 0.9), (0.5, 0.9)), r"\(2, 1, 2\)"),
+        (("tube", "random"), (1.0, 1.0), ((0.5, 0.9),), r"\(2, 2, 1\)"),
+        (("tube", "tube"), (1.0, 1.0), ((0.5, 0.9), (0.1, 0.2)), "there twice"),
+        (("tube", "random"), (1.0, 0.0), ((0.5, 0.9), (0.5, 0.9)), "above 0"),
+        (("tubes",), (1.0,), ((0.5, 0.9),), "unknown mask strategy 'tubes'"),
+        (("tube",), (1.0,), ((0.0, 0.9),), "mask ratio 0.0 is outside"),
+        (("tube",), (1.0,), ((0.5, 1.0),), "mask ratio 1.0 is outside"),
+        (("tube",), (1.0,), ((0.9, 0.5),), "the lower end comes first"),
+    ],
+)
+def test_mixes_that_cannot_be_drawn_from_are_refused(strategies, weights, ratios, message):
+    with pytest.raises(ValueError, match=message):
+        MaskMix(strategies, weights, ratios)

@@ -5,7 +5,7 @@ import torch
 
 from diffmae_video.config.sizes import ENCODER_SIZES
 from diffmae_video.diffusion import NoiseSchedule
-from diffmae_video.models import DECODERS, MAE, DiffMAE, SpaceTimeViT, make_mask
+from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskChoice, SpaceTimeViT, make_mask
 from diffmae_video.models.patches import normalize_patches, patchify, token_grid, unpatchify
 from diffmae_video.models.positions import PositionEmbedding
 
@@ -228,6 +228,22 @@ def test_a_clip_alone_is_the_clip_in_a_batch():
     alone = model(clips(2)[1:], generator=seeded(2))
     assert torch.equal(both.mask[1:], alone.mask)
     torch.testing.assert_close(both.per_clip_loss[1:], alone.per_clip_loss)
+
+
+@pytest.mark.parametrize("kind", [DiffMAE, MAE])
+def test_a_choice_masks_in_place_of_the_models_own_strategy(kind):
+    model = build(kind=kind, mask_strategy="tube", mask_ratio=0.5)
+
+    def seeded():
+        return [torch.Generator().manual_seed(s) for s in (1, 2)]
+
+    own = model.make_mask(2, seeded())
+    assert torch.equal(own, make_mask("tube", model.grid, 0.5, 2, seeded()))
+    assert torch.equal(model(clips(), generator=seeded()).mask, own)
+    chosen = model.make_mask(2, seeded(), choice=MaskChoice("random", 0.75))
+    assert torch.equal(chosen, make_mask("random", model.grid, 0.75, 2, seeded()))
+    assert model.make_mask(2, seeded(), 2, MaskChoice("random", 0.75)).shape == (2, 6), "half the frames"
+    assert torch.equal(model(clips(), chosen, generator=seeded()).mask, chosen)
 
 
 def test_mae_is_one_step_of_diffmae_without_signal():

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from diffmae_video import build
+from diffmae_video.build.training import build_evaluators
 from diffmae_video.config import from_yaml
 from diffmae_video.data.writing import write_video
-from diffmae_video.engine import NonFiniteLoss, TrainingInterrupted, load_checkpoint
+from diffmae_video.engine import Monitor, NonFiniteLoss, TrainingInterrupted, load_checkpoint
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "run_net.py"
@@ -223,3 +225,70 @@ def test_interrupted_then_killed_then_finished_is_the_same_run(tool, videos, con
     assert sorted((output / "unreadable.txt").read_text().splitlines()) == sorted(
         (finished / "unreadable.txt").read_text().splitlines()
     )
+
+
+# ---------------------------------------------------------------------------------------------- training for inpainting
+
+MIXED = """
+MASK:
+  MIX:
+    STRATEGIES: [random, tube, block, center, frame]
+    RATIOS_LOW: [0.6, 0.5, 0.3, 0.25, 0.5]
+    RATIOS_HIGH: [0.9, 0.8, 0.6, 0.5, 0.5]
+SOLVER: {MAX_STEPS: 3, ACCUMULATION_STEPS: 4}
+TRAIN: {PRECISION: fp32, EMA_DECAY: 0.9, CHECKPOINT_PERIOD: 1, VISUALIZE_PERIOD: 3}
+"""
+
+
+@pytest.fixture(scope="module")
+def mixed(tool, config, sample_videos, tmp_path_factory):
+    """(configuration files, run folder) of a run over several masks, with averaged weights."""
+    folder = tmp_path_factory.mktemp("mixed")
+    (folder / "mixed.yaml").write_text(MIXED)
+    files = [str(config), str(folder / "mixed.yaml")]
+    assert tool.run(files, overrides(sample_videos, folder / "run"), print_config=False) == 0
+    return files, folder / "run"
+
+
+def test_a_mix_of_masks_logs_the_loss_under_each(mixed):
+    log = log_of(mixed[1])
+    assert [line["step"] for line in log] == [1, 2, 3]
+    names = {"random", "tube", "block", "center", "frame"}
+    logged = [{key.removeprefix("loss_mask_") for key in line if key.startswith("loss_mask_")} for line in log]
+    assert all(some and some <= names for some in logged) and len(set.union(*logged)) > 2
+    assert any(len(some) > 1 for some in logged), "every micro-batch of a step draws its own"
+    for line in log:
+        losses = [value for key, value in line.items() if key.startswith("loss_mask_")]
+        assert min(losses) <= line["loss"] <= max(losses)
+
+
+def test_a_mix_goes_on_exactly_after_a_kill(mixed, sample_videos, tmp_path):
+    files, straight = mixed
+    command = [sys.executable, str(TOOL), "--cfg", *files, *overrides(sample_videos, tmp_path / "run")]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    signal_after(process, tmp_path / "run", 1, signal.SIGKILL)
+    assert process.returncode == -signal.SIGKILL
+    finished = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert finished.returncode == 0, finished.stderr
+    assert "masks, drawn for every micro-batch: random 0.6 to 0.9 (20%), tube 0.5 to 0.8 (20%)" in finished.stdout
+    assert log_of(tmp_path / "run") == log_of(straight)
+
+
+def test_what_is_sampled_from_is_the_average_of_the_weights(mixed):
+    """``load_model`` gives it, and the reconstructions during training were made with it."""
+    _, run = mixed
+    state = load_checkpoint(run / "checkpoints" / "step_00000003.pt")
+    model = build.load_model(run)
+    loaded = model.state_dict()
+    assert loaded.keys() == state["ema"].keys()
+    assert all(torch.equal(loaded[name], value) for name, value in state["ema"].items())
+    assert not torch.equal(loaded["encoder.patch_embed.weight"], state["model"]["encoder.patch_embed.weight"])
+
+    (line,) = [json.loads(line) for line in (run / "evaluations.jsonl").read_text().splitlines()]
+    (evaluator,) = build_evaluators(model.cfg, model)
+    evaluator.folder = run / "again" / "reconstructions"
+    again = evaluator.evaluate(model, 3, Monitor(run / "again", 24, 6, terminal=False))
+    assert line["step"] == 3 and line["psnr_hidden"] == pytest.approx(again["psnr_hidden"], rel=1e-6)
+    model.load_state_dict(state["model"])
+    trained = evaluator.evaluate(model, 3, Monitor(run / "again", 24, 6, terminal=False))
+    assert line["psnr_hidden"] != pytest.approx(trained["psnr_hidden"], rel=1e-6)
