@@ -1,8 +1,9 @@
 """``benchmark.py sampler``: seconds per inpainted clip, where they go, and what encoding once is worth.
 
-Three ways of the same reverse chain take turns in every round, in float32 and in bfloat16:
+Ways of the same reverse chain take turns in every round, in float32 and in bfloat16:
 
-* ours: ``inpaint`` as it is: encoder, keys and values once, then one decoder pass a step;
+* ours: ``inpaint`` with ``overlap="none"``: encoder, keys and values once, then one decoder pass a step;
+* ours, overlap: ``inpaint`` as it is by default, with patches that overlap in time: more windows;
 * keys and values again: the encoder once, the decoder's reading of what it says at every step;
 * naive: all of it at every step.
 """
@@ -29,7 +30,7 @@ from diffmae_video.models import DiffMAE, mask_indices, tokens_to_pixel_mask
 from diffmae_video.models.masked_autoencoder import Context
 from diffmae_video.models.patches import gather_tokens, patchify
 
-WAYS = ("ours", "keys and values again", "naive")
+WAYS = ("ours", "ours, overlap", "keys and values again", "naive")
 PRECISIONS = ("fp32", "bf16")
 PARTS = ("encoder", "keys and values", "decoder", "sampler and pixels")
 
@@ -57,11 +58,12 @@ def make_work(model: DiffMAE, batch: int, steps: int, sampler: str, seed: int, d
 
 
 def fill(work: Work, way: str, precision: str) -> torch.Tensor:
-    """The inpainted clips ("ours"), or the hidden patches (B, M, P) that come out of the other ways."""
+    """The inpainted clips (of our ways), or the hidden patches (B, M, P) that come out of the other ways."""
     with torch.no_grad(), autocast(precision, work.device):
-        if way == "ours":
+        if way.startswith("ours"):
+            overlap = "time" if way == "ours, overlap" else "none"
             pixels = tokens_to_pixel_mask(work.tokens, work.model.grid, work.model.patch_size)
-            return inpaint(work.model, work.clips, pixels, work.steps, work.sampler, work.seed)
+            return inpaint(work.model, work.clips, pixels, work.steps, work.sampler, work.seed, overlap=overlap)
         return _chain(work, way)
 
 

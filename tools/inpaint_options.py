@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from diffmae_video.diffusion import SAMPLERS, SPACINGS
-from diffmae_video.inpainting import FITS
+from diffmae_video.inpainting import FITS, OVERLAPS
 
 SUFFIXES = (".mp4", ".gif", ".png")
 
@@ -84,6 +84,12 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
     add("--eta", type=float, default=0.0, help="noise between the steps of ddim, 0 (default) to 1 (that of ddpm)")
     add("--threshold", type=float, help="share of the values that dynamic thresholding keeps in range, such as 0.995")
     add("--no-impute", action="store_true", help="visible pixels of hidden patches do not steer the sampling")
+    add(
+        "--overlap",
+        choices=OVERLAPS,
+        default="time",
+        help="of patches, against jumps in time (default), or none: faster",
+    )
     add("--feather", type=int, default=0, help="fade into the original over so many pixels around the mask (default 0)")
     add("--seed", type=int, default=0, help="of the noise, and of a random mask (default 0)")
     add("--fit", choices=FITS, default="resize", help="size at which it is worked on (default resize)")
@@ -99,6 +105,7 @@ def sampling_of(options: argparse.Namespace) -> dict[str, object]:
         "eta": options.eta,
         "threshold": options.threshold,
         "impute": not options.no_impute,
+        "overlap": options.overlap,
         "feather": options.feather,
         "fit": options.fit,
     }

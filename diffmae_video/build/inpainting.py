@@ -19,7 +19,7 @@ from diffmae_video.engine import InpaintingRun, RunError, select_device
 from diffmae_video.engine.inpainting_evaluation import Fill, MaskOf
 from diffmae_video.inpainting.sampling import Sampling, check_model
 from diffmae_video.mask_input import read_mask
-from diffmae_video.models import MaskedAutoencoder
+from diffmae_video.models import MaskedAutoencoder, VideoClassifier
 from diffmae_video.perceptual import LPIPS, load_lpips
 
 FILLS = {
@@ -45,7 +45,7 @@ def build_inpaint_eval(cfg: CfgNode) -> InpaintingRun:
     clips = EvaluationClips(dataset, cfg.TEST.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS, indices)
     device = select_device(cfg.DEVICE)
     models = _models([cfg.MODEL.WEIGHTS or cfg.OUTPUT_DIR, *filter(None, inpaint.COMPARE)], cfg, device)
-    features = load_model(inpaint.FEATURE_WEIGHTS, device) if inpaint.FEATURE_WEIGHTS else None
+    features = _load(inpaint.FEATURE_WEIGHTS, cfg, device) if inpaint.FEATURE_WEIGHTS else None
     lpips = _lpips(cfg, device)
     missing = [
         f"{what} is not measured: {keys} not set (docs/inpainting.md)"
@@ -61,10 +61,19 @@ def build_inpaint_eval(cfg: CfgNode) -> InpaintingRun:
         clips=clips,
         masks=_masks(cfg, dataset),
         samplings=[
-            Sampling(steps, sampler, inpaint.ETA, inpaint.SPACING, inpaint.THRESHOLD or None, inpaint.IMPUTE)
+            Sampling(
+                steps,
+                sampler,
+                eta=inpaint.ETA,
+                spacing=inpaint.SPACING,
+                threshold=inpaint.THRESHOLD or None,
+                impute=inpaint.IMPUTE,
+                overlap=inpaint.OVERLAP,
+            )
             for sampler in inpaint.SAMPLERS
             for steps in inpaint.STEPS
         ],
+        overlap=inpaint.OVERLAP,
         samples=inpaint.SAMPLES,
         seed=cfg.SEED,
         patch_size=tuple(cfg.MODEL.PATCH_SIZE),
@@ -78,31 +87,37 @@ def build_inpaint_eval(cfg: CfgNode) -> InpaintingRun:
     )
 
 
+def _load(path: str, cfg: CfgNode, device: torch.device) -> MaskedAutoencoder | VideoClassifier:
+    """A model of the clips of the config."""
+    shape = (len(cfg.DATA.MEAN), cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
+    try:
+        model = load_model(path, device)
+    except FileNotFoundError as error:
+        raise RunError(
+            f"{error}. TASK 'inpaint_eval' measures MODEL.WEIGHTS, or where that is empty the newest checkpoint of "
+            "OUTPUT_DIR, and those of INPAINT.COMPARE"
+        ) from error
+    if model.clip_shape != shape:
+        raise RunError(
+            f"{path} takes clips (C, T, H, W) = {model.clip_shape}, the configuration says {shape}: use the recipe "
+            "that it was trained with, or weights of the same clips"
+        )
+    return model
+
+
 def _models(paths: Sequence[str], cfg: CfgNode, device: torch.device) -> dict[str, MaskedAutoencoder]:
     """Name -> model; models of one kind are told apart by their paths."""
     loaded = []
-    shape = (len(cfg.DATA.MEAN), cfg.DATA.NUM_FRAMES, cfg.DATA.CROP_SIZE, cfg.DATA.CROP_SIZE)
-    for path in paths:
-        try:
-            model = load_model(path, device)
-        except FileNotFoundError as error:
-            raise RunError(
-                f"{error}. TASK 'inpaint_eval' measures MODEL.WEIGHTS, or where that is empty the newest checkpoint of "
-                "OUTPUT_DIR, and those of INPAINT.COMPARE"
-            ) from error
+    for path in dict.fromkeys(paths):
+        model = _load(path, cfg, device)
+        kind = type(model).__name__
         if not isinstance(model, MaskedAutoencoder):
-            kind = type(model).__name__
             raise RunError(f"{path} is a {kind}, which paints nothing: use a pre-trained DiffMAE or MAE")
         try:
             check_model(model)
         except ValueError as error:
             raise RunError(f"{path}: {error}") from error
-        if model.clip_shape != shape:
-            raise RunError(
-                f"{path} takes clips (C, T, H, W) = {model.clip_shape}, the configuration says {shape}: use the "
-                "recipe that it was trained with, or weights of the same clips"
-            )
-        loaded.append((type(model).__name__, path, model))
+        loaded.append((kind, path, model))
     kinds = [kind for kind, _, _ in loaded]
     return {kind if kinds.count(kind) == 1 else f"{kind} {path}": model for kind, path, model in loaded}
 

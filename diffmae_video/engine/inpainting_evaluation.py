@@ -65,6 +65,7 @@ class InpaintingRun:
         masks: name -> what gives the mask of a clip.
         samplings: how DiffMAEs sample; every one is a row of the tables.
         samples: results of as many seeds, for "best of" and diversity.
+        overlap: of patches, for a MAE; see ``Sampling``.
         seed: of the first result of clip 0; clip i has ``seed + i``, the next result ``seed + clips + i``.
         patch_size: (pt, ph, pw) of the models, within which detail is measured.
         output_dir, config_text, device, precision, description: as of ``measuring.Measurement``.
@@ -83,6 +84,7 @@ class InpaintingRun:
         masks: Mapping[str, MaskOf],
         samplings: Sequence[Sampling],
         samples: int,
+        overlap: str,
         seed: int,
         patch_size: tuple[int, int, int],
         output_dir: str | Path,
@@ -100,7 +102,7 @@ class InpaintingRun:
         self.methods = [_fill_method(name, fill) for name, fill in fills.items()]
         for name, model in models.items():
             ways = samplings if isinstance(model, DiffMAE) else [None]
-            self.methods += [_model_method(name, model, way, samples) for way in ways]
+            self.methods += [_model_method(name, model, way, samples, overlap) for way in ways]
 
     def run(self) -> list[Row]:
         """Measures, writes the report and one line of ``evaluations.jsonl`` per row, and logs the tables.
@@ -206,9 +208,9 @@ def _fill_method(name: str, fill: Fill) -> Method:
     return Method(name, "", 0, 1, fill_clips)
 
 
-def _model_method(name: str, model: MaskedAutoencoder, way: Sampling | None, samples: int) -> Method:
+def _model_method(name: str, model: MaskedAutoencoder, way: Sampling | None, samples: int, overlap: str) -> Method:
     if way is None:
-        return Method(name, "", 1, 1, lambda clips, mask, seeds: inpaint(model, clips, mask))
+        return Method(name, "", 1, 1, lambda clips, mask, seeds: inpaint(model, clips, mask, overlap=overlap))
     options = asdict(way)
     label = way.sampler if way.spacing == "trailing" else f"{way.sampler}, {way.spacing}"
     return Method(

@@ -5,8 +5,8 @@ with such clips. The pixels under the mask are never read, and the visible ones 
 """
 
 from diffmae_video.inpainting.clips import inpaint
-from diffmae_video.inpainting.sampling import SamplingStep
+from diffmae_video.inpainting.sampling import OVERLAPS, SamplingStep
 from diffmae_video.inpainting.video import inpaint_video
 from diffmae_video.inpainting.windows import FITS, working_size
 
-__all__ = ["FITS", "SamplingStep", "inpaint", "inpaint_video", "working_size"]
+__all__ = ["FITS", "OVERLAPS", "SamplingStep", "inpaint", "inpaint_video", "working_size"]

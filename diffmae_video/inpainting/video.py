@@ -2,29 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from functools import partial
-
 import numpy as np
 import torch
 
-from diffmae_video.inpainting.joint import JointWindows
-from diffmae_video.inpainting.passes import NothingVisible, in_two_passes
-from diffmae_video.inpainting.sampling import OnStep, Sampling, SamplingStep, check_model
-from diffmae_video.inpainting.windows import (
-    FITS,
-    Window,
-    all_windows,
-    put_under_mask,
-    scale_to_work,
-    useful_windows,
-)
+from diffmae_video.inpainting.filling import Filler, Progress
+from diffmae_video.inpainting.sampling import OnStep, Sampling, check_model
+from diffmae_video.inpainting.windows import FITS, put_under_mask, scale_to_work
 from diffmae_video.mask_input import grow_mask
-from diffmae_video.models.diffmae import DiffMAE
 from diffmae_video.models.masked_autoencoder import MaskedAutoencoder
-from diffmae_video.models.masks import pixel_mask_to_tokens, tokens_to_pixel_mask
-
-Progress = Callable[[int, int], None]
 
 
 @torch.no_grad()
@@ -42,6 +27,7 @@ def inpaint_video(
     spacing: str = "trailing",
     threshold: float | None = None,
     impute: bool = True,
+    overlap: str = "time",
     feather: int = 0,
     on_step: OnStep | None = None,
 ) -> np.ndarray:
@@ -64,7 +50,7 @@ def inpaint_video(
         model: see :func:`inpaint`.
         frames: uint8 (T, H, W, 3) RGB.
         mask: bool (T, H, W), True = hidden.
-        steps, sampler, seed, eta, spacing, threshold, impute: see :func:`inpaint`.
+        steps, sampler, seed, eta, spacing, threshold, impute, overlap: see :func:`inpaint`.
         fit: ``"resize"`` or ``"native"``.
         progress: called with (network steps done, steps in all); two passes start again.
         feather: pixels around the mask over which the result fades into the original; visible pixels change there. They
@@ -85,23 +71,13 @@ def inpaint_video(
     weight = _feathered(mask, feather) if feather else mask
     pixels, hidden = scale_to_work(frames, weight > 0, model.clip_shape[1:], model.patch_size, fit)
     video, hidden = model.normalize(pixels.unsqueeze(0).to(device)), hidden.to(device)
-    sampling = Sampling(steps, sampler, eta, spacing, threshold, impute)
-    fill = partial(_fill, model, sampling=sampling, seed=seed, progress=progress)
-
-    windows = all_windows(tuple(hidden.shape), model.clip_shape[1:], model.patch_size)
-    useful, complete = useful_windows(hidden, windows, model.patch_size)
-    # A hidden line that is thinner than a scaled pixel leaves nothing to generate: the scaled pixels have it filled.
-    if complete:
-        filled = fill(video, hidden, windows=useful, on_step=on_step) if useful else video
-    elif all(not hidden[window].all() for window in windows):
-
-        def fill_half(start: torch.Tensor, half: torch.Tensor) -> torch.Tensor:
-            useful, _ = useful_windows(half[0], windows, model.patch_size)
-            return fill(start, half[0], windows=useful, on_step=on_step)
-
-        filled = in_two_passes(video, hidden.unsqueeze(0), model.patch_size, fill_half)
-    else:
-        raise NothingVisible()
+    sampling = Sampling(steps, sampler, eta, spacing, threshold, impute, overlap)
+    # Drawn on the CPU: the same on every device. A hidden line that is thinner than a scaled pixel leaves nothing to
+    # generate: the scaled pixels have it filled.
+    noise = torch.randn(video.shape, generator=torch.Generator().manual_seed(seed)).to(device)
+    between = torch.Generator(device).manual_seed(seed + 1)  # of the noise between steps
+    filler = Filler(model, sampling, video.shape[2:], on_step, progress)
+    filled = filler.fill(video, hidden.unsqueeze(0), noise, between)
     return put_under_mask(frames, model.denormalize(filled)[0].float().cpu(), weight)
 
 
@@ -121,52 +97,3 @@ def _feathered(mask: np.ndarray, feather: int) -> np.ndarray:
     """Share of the result in every pixel, float32 (T, H, W): 1 under the mask, and linearly down to 0 outside."""
     grown = sum(grow_mask(mask, pixels).astype(np.float32) for pixels in range(feather + 1))
     return grown / (feather + 1)
-
-
-def _fill(
-    model: MaskedAutoencoder,
-    video: torch.Tensor,
-    hidden: torch.Tensor,
-    *,
-    windows: Sequence[Window],
-    sampling: Sampling,
-    seed: int,
-    progress: Progress | None,
-    on_step: OnStep | None,
-) -> torch.Tensor:
-    """The normalised video (1, C, T, H, W) with what ``hidden`` (T, H, W) says predicted by ``windows`` together."""
-    joint = JointWindows(model, video, hidden, windows)
-    if not isinstance(model, DiffMAE):
-        if progress is not None:
-            progress(1, 1)
-        return torch.where(hidden, joint.predict(), video)
-    # What the chain leaves as it is: all that is visible, or, without imputation, whole visible patches.
-    generated = hidden if sampling.impute else _whole_patches(hidden, model)
-    calls = 0
-
-    def report(t: int, x_t: torch.Tensor, x0: torch.Tensor) -> None:
-        nonlocal calls
-        calls += 1
-        if progress is not None:
-            progress(calls, sampling.steps)
-        if on_step is not None:
-            noisy, clean = (model.denormalize(torch.where(hidden, x, video)).clamp(0, 1) for x in (x_t, x0))
-            on_step(SamplingStep(calls, sampling.steps, t, noisy, clean, [0]))
-
-    return sampling.run(
-        model,
-        joint.denoise,
-        # Drawn on the CPU: the same on every device.
-        torch.randn(video.shape, generator=torch.Generator().manual_seed(seed)).to(video.device),
-        "x0",
-        torch.Generator(video.device).manual_seed(seed + 1),  # of the noise between steps
-        lambda x0: torch.where(generated, x0, video),
-        report,
-    )
-
-
-def _whole_patches(hidden: torch.Tensor, model: MaskedAutoencoder) -> torch.Tensor:
-    """Pixel mask (T, H, W) grown to whole patches."""
-    grid = tuple(size // patch for size, patch in zip(hidden.shape, model.patch_size, strict=True))
-    tokens = pixel_mask_to_tokens(hidden.unsqueeze(0), model.patch_size)
-    return tokens_to_pixel_mask(tokens, grid, model.patch_size)[0]

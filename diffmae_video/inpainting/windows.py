@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 import torch
 from torch.nn import functional as F
-
-from diffmae_video.models.masks import pixel_mask_to_tokens
 
 FITS = ("resize", "native")
 
@@ -88,21 +84,13 @@ def all_windows(shape: Size, size: Size, patch_size: Size) -> list[Window]:
     ]
 
 
-def useful_windows(hidden: torch.Tensor, windows: Sequence[Window], patch_size: Size) -> tuple[list[Window], bool]:
-    """The windows that hide something and show at least a patch, and whether these cover all that is hidden.
-
-    ``hidden``: bool (T, H, W).
-    """
-    useful, left = [], hidden.clone()
-    for window in windows:
-        tokens = pixel_mask_to_tokens(hidden[window].unsqueeze(0), patch_size)
-        if tokens.any() and not tokens.all():
-            useful.append(window)
-            left[window] = False
-    return useful, not left.any()
-
-
 def window_weight(size: Size) -> torch.Tensor:
     """(T, H, W) product of triangles: largest in the middle, above 0 at the edges."""
     ramps = [torch.minimum(torch.arange(n) + 1, n - torch.arange(n)).float() / n for n in size]
     return ramps[0][:, None, None] * ramps[1][:, None] * ramps[2]
+
+
+def patch_weight(frames: int, patch: int) -> torch.Tensor:
+    """(frames,): largest in the middle of every patch of so many frames, above 0 at its ends."""
+    place = torch.arange(frames) % patch
+    return torch.minimum(place + 1, patch - place).float() / patch

@@ -9,6 +9,7 @@ from diffmae_video.config import ConfigError, load_config
 from diffmae_video.config import inpaint as rules
 from diffmae_video.config.validation import CHOICES
 from diffmae_video.diffusion import SAMPLERS, SPACINGS
+from diffmae_video.inpainting import OVERLAPS
 
 
 def problems(*overrides) -> str:
@@ -49,3 +50,4 @@ def test_names_agree_with_the_code():
     assert set(rules.SAMPLERS) == set(SAMPLERS)
     assert set(rules.FILLS) == set(FILLS)
     assert set(CHOICES["INPAINT.SPACING"]) == set(SPACINGS)
+    assert set(CHOICES["INPAINT.OVERLAP"]) == set(OVERLAPS)

@@ -63,6 +63,7 @@ def run(clips, folder, **options):
         "masks": {"random": mask_of},
         "samplings": [Sampling(2), Sampling(3, "dpmpp_2m", spacing="karras")],
         "samples": 2,
+        "overlap": "time",
         "seed": 5,
         "patch_size": PATCH,
         "output_dir": folder,

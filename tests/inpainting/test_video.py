@@ -35,7 +35,7 @@ def test_progress_counts_network_steps_and_every_window_is_encoded_once():
     model.encoder.blocks[0].register_forward_hook(lambda _, inputs, __: encoded.append(len(inputs[0])))
     frames, mask = video(10, 24, 24), np.zeros((10, 24, 24), dtype=bool)
     mask[:, :8] = True
-    inpaint_video(model, frames, mask, steps=3, progress=lambda done, total: seen.append((done, total)))
+    inpaint_video(model, frames, mask, steps=3, overlap="none", progress=lambda done, total: seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]
     assert sum(encoded) == 4  # starts 0, 2, 4, 6 of 10 frames in clips of 4
 
@@ -69,10 +69,29 @@ def test_windows_are_averaged_with_the_stated_weights(monkeypatch):
     model.decoder.forward = Agreeable(iter([-0.5, 0.5])).forward
     frames, mask = video(6, 24, 24), np.zeros((6, 24, 24), dtype=bool)
     mask[:, 8:16, 8:16] = True
-    result = inpaint_video(model, frames, mask)[:, 8:16, 8:16].astype(float) / 127.5 - 1
+    result = inpaint_video(model, frames, mask, overlap="none")[:, 8:16, 8:16].astype(float) / 127.5 - 1
     assert np.ptp(result, axis=(1, 2, 3)).max() == 0
     # frames 2 and 3 are in both: weights 2 : 1 and 1 : 2
     np.testing.assert_allclose(result[:, 0, 0, 0], [-0.5, -0.5, -1 / 6, 1 / 6, 0.5, 0.5], atol=0.005)
+
+
+def test_overlap_in_time_evens_out_what_neighbouring_patches_say():
+    """Every window says -0.5 in its first patch of two frames and 0.5 in its second; there are three of them."""
+    model = build(name="MAE")
+    values = torch.tensor([-0.5, 0.5])[:, None]
+    model.decoder.forward = lambda x, context: values.expand(len(x), 2, 2 * 8 * 8 * 3)
+    frames, mask = video(4, 24, 24), np.zeros((4, 24, 24), dtype=bool)
+    mask[:, 8:16, 8:16] = True
+    filled = {
+        overlap: inpaint_video(model, frames, mask, overlap=overlap)[:, 8:16, 8:16].astype(float) / 127.5 - 1
+        for overlap in ("none", "time")
+    }
+    assert all(np.ptp(result, axis=(1, 2, 3)).max() == 0 for result in filled.values())
+    np.testing.assert_allclose(filled["none"][:, 0, 0, 0], [-0.5, -0.5, 0.5, 0.5], atol=0.005)
+    # Weights 1 2 2 1 of frames 0 to 3, -1 to 2 and 1 to 4: frame 1 is (2 * -0.5 + 2 * 0.5 + 1 * -0.5) / 5.
+    np.testing.assert_allclose(filled["time"][:, 0, 0, 0], [-0.5, -0.1, 0.1, 0.5], atol=0.005)
+    with pytest.raises(ValueError, match="overlap"):
+        inpaint_video(model, frames, mask, overlap="space")
 
 
 def test_windows_of_a_diffusion_agree_on_one_picture():

@@ -171,10 +171,11 @@ def test_options_of_masks_and_of_sampling_are_used(run, tool, clip, tmp_path, mo
 
     monkeypatch.setattr(tool, "inpaint_video", inpaint_video)
     arguments = ["--box", "16,16,24,24", "--grow", 2, "--invert", "--feather", 3, "--eta", 0.5, "--spacing", "karras"]
-    arguments += ["--threshold", 0.99, "--no-impute", "--sampler", "dpmpp_2m", "--fit", "native", "--precision", "bf16"]
+    arguments += ["--threshold", 0.99, "--no-impute", "--overlap", "none"]
+    arguments += ["--sampler", "dpmpp_2m", "--fit", "native", "--precision", "bf16"]
     assert run("--input", clip, *arguments, "--output", tmp_path / "o.mp4")[0] == 0
     expected = {"steps": 2, "sampler": "dpmpp_2m", "spacing": "karras", "eta": 0.5, "threshold": 0.99, "impute": False}
-    assert seen == seen | expected | {"feather": 3, "fit": "native", "seed": 0}
+    assert seen == seen | expected | {"feather": 3, "fit": "native", "seed": 0, "overlap": "none"}
     assert not seen["mask"][:, 18:22, 18:22].any() and seen["mask"][:, 17, 17:20].all()  # inverted, then grown
 
 
