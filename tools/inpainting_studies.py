@@ -87,7 +87,7 @@ class Study:
             self._evaluation(
                 "steps", first, self.splits[0][0], lists, output,
                 "INPAINT.MASKS", "['tube']", "INPAINT.STEPS", str(list(self.curve)),
-                "INPAINT.SAMPLERS", "['ddim', 'dpmpp_2m']", "INPAINT.FILLS", "[]", "INPAINT.MAX_CLIPS", "20",
+                "INPAINT.SAMPLERS", "['ddim', 'dpmpp_2m']", "INPAINT.FILLS", "[]", "INPAINT.MAX_CLIPS", "10",
             )
         )  # fmt: skip
         for arm in self.ablation:

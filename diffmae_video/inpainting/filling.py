@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 import torch
 
-from diffmae_video.diffusion.randomness import Generators
+from diffmae_video.diffusion.randomness import Generators, randn
 from diffmae_video.inpainting.joint import JointWindows
 from diffmae_video.inpainting.passes import NothingVisible, in_two_passes
 from diffmae_video.inpainting.sampling import OnStep, Sampling, SamplingStep, pixel_range
@@ -58,7 +58,11 @@ class Filler:
         """
         front, back = self.margin
         frames = torch.arange(-front, videos.shape[2] + back, device=videos.device).clamp(0, videos.shape[2] - 1)
-        videos, hidden, noise = videos[:, :, frames], hidden[:, frames], noise[:, :, frames]
+        videos, hidden = videos[:, :, frames], hidden[:, frames]
+        if front + back:
+            # Frames that are repeated have noise of their own: the network has only seen independent noise.
+            more = randn((*noise.shape[:2], front + back, *noise.shape[3:]), generators, noise.device)
+            noise = torch.cat([more[:, :, :front], noise, more[:, :, front:]], dim=2)
         whole, in_parts = self._sort(hidden)
         filled = videos.clone()
         for rows, fill in ((whole, self._fill), (in_parts, self._fill_in_two_passes)):
