@@ -132,4 +132,8 @@ def test_inpainting_recipes_train_under_every_mask_and_average_the_weights(name)
     assert {row.strategy for row in mask_mix(cfg)} == {"random", "tube", "block", "center", "frame"}
     assert cfg.MODEL.TARGET == "raw" and cfg.TRAIN.EMA_DECAY > 0.99
     base = load_config([ROOT / {"motion_set": "configs/demo/pretrain.yaml"}.get(name, "configs/K400/ViT_L.yaml")])
-    assert cfg.MODEL == base.MODEL and cfg.SOLVER == base.SOLVER and cfg.DATA == base.DATA
+    assert cfg.MODEL.INPUT_SCALING == "wiener"
+    model = base.MODEL.clone()
+    model.defrost()
+    model.INPUT_SCALING = "wiener"
+    assert cfg.MODEL == model and cfg.SOLVER == base.SOLVER and cfg.DATA == base.DATA

@@ -39,6 +39,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     sampler.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default 5)")
     sampler.add_argument("--batch", type=int, default=1, help="clips at a time (default 1)")
     sampler.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
+    sampler.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
     sampler.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m"), default="ddim")
     sampler.add_argument("--output", type=Path, default=Path("runs/benchmark_sampler.json"), help="the report")
     sampler.add_argument("--seed", type=int, default=0, help="of clips, masks and noise (default 0)")
@@ -74,7 +75,7 @@ def _sampler(options: argparse.Namespace) -> int:
 
     o = options
     try:
-        return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.output, o.seed)
+        return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.precisions, o.output, o.seed)
     except (ConfigError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -31,7 +31,6 @@ from diffmae_video.models.masked_autoencoder import Context
 from diffmae_video.models.patches import gather_tokens, patchify
 
 WAYS = ("ours", "ours, overlap", "keys and values again", "naive")
-PRECISIONS = ("fp32", "bf16")
 PARTS = ("encoder", "keys and values", "decoder", "sampler and pixels")
 
 
@@ -139,7 +138,15 @@ def largest_difference(work: Work) -> float:
 
 
 def run(
-    config: Path, overrides: Sequence[str], rounds: int, batch: int, steps: int, sampler: str, output: Path, seed: int
+    config: Path,
+    overrides: Sequence[str],
+    rounds: int,
+    batch: int,
+    steps: int,
+    sampler: str,
+    precisions: Sequence[str],
+    output: Path,
+    seed: int,
 ) -> int:
     """Measures, prints two tables and writes the report; returns the exit code."""
     cfg = load_config([config], overrides)
@@ -150,20 +157,20 @@ def run(
     candidates = {
         (way, precision): lambda number, way=way, precision=precision: (fill(work, way, precision), now(device))
         for way in WAYS
-        for precision in PRECISIONS
+        for precision in precisions
     }
     seconds = interleave(candidates, rounds)
     rows = []
     for way, precision in candidates:
-        own, ours = seconds[way, precision], seconds["ours", "fp32"]
+        own, ours = seconds[way, precision], seconds["ours", precisions[0]]
         ratio = Spread.of(own_second / our_second for own_second, our_second in zip(own, ours, strict=True))
         rows.append([f"{way}, {precision}", Spread.of(second / batch for second in own), ratio])
     print(f"{config}, {batch} clips, {sampler}, {steps} steps, {torch.get_num_threads()} threads; {rounds} rounds\n")
-    print(format_table(["way", "seconds per clip", "times ours in fp32"], rows))
-    split = {precision: _shares([parts(work, precision) for _ in range(rounds)]) for precision in PRECISIONS}
+    print(format_table(["way", "seconds per clip", f"times ours in {precisions[0]}"], rows))
+    split = {precision: _shares([parts(work, precision) for _ in range(rounds)]) for precision in precisions}
     print()
-    lines = [[part, *(split[precision][part] for precision in PRECISIONS)] for part in PARTS]
-    print(format_table(["share of our time", *PRECISIONS], lines))
+    lines = [[part, *(split[precision][part] for precision in precisions)] for part in PARTS]
+    print(format_table(["share of our time", *precisions], lines))
     difference = largest_difference(work)
     print(f"\nlargest difference between our pixels and the naive way's: {difference:.2f} grey levels (of 255)")
     report = {

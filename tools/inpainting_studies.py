@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ class Study:
         splits: that are measured, with their titles; none of them was trained on.
         masks: that are measured, as ``INPAINT.MASKS`` takes them.
         steps: optimiser steps of the two models that are compared.
+        clips: that are measured of each split, but half as many for the curve.
         curve: sampling steps of the plot of quality against steps.
         ablation: models that train for ``ablation_steps``; the first is the recipe itself.
     """
@@ -49,6 +51,7 @@ class Study:
     splits: tuple[tuple[str, str], ...]
     masks: tuple[str, ...]
     steps: int
+    clips: int = 20
     curve: tuple[int, ...] = STEPS
     ablation: tuple[Arm, ...] = ()
     ablation_steps: int = 0
@@ -79,22 +82,26 @@ class Study:
             commands.append(
                 self._evaluation(
                     f"compare_{split}", first, split, lists, output,
-                    "INPAINT.MASKS", str(list(self.masks)), "INPAINT.STEPS", "[5, 20]", "INPAINT.SAMPLES", "4",
-                    "INPAINT.COMPARE", str([str(output / second)]), "INPAINT.FEATURE_WEIGHTS", str(output / second),
+                    "INPAINT.MASKS", json.dumps(self.masks), "INPAINT.STEPS", "[5, 20]", "INPAINT.SAMPLES", "3",
+                    "INPAINT.MAX_CLIPS", str(self.clips),
+                    "INPAINT.COMPARE", json.dumps([str(output / second)]),
+                    "INPAINT.FEATURE_WEIGHTS", str(output / second),
                 )
             )  # fmt: skip
         commands.append(
             self._evaluation(
                 "steps", first, self.splits[0][0], lists, output,
-                "INPAINT.MASKS", "['tube']", "INPAINT.STEPS", str(list(self.curve)),
-                "INPAINT.SAMPLERS", "['ddim', 'dpmpp_2m']", "INPAINT.FILLS", "[]", "INPAINT.MAX_CLIPS", "10",
+                "INPAINT.MASKS", '["tube"]', "INPAINT.STEPS", json.dumps(self.curve),
+                "INPAINT.SAMPLERS", '["ddim", "dpmpp_2m"]', "INPAINT.FILLS", "[]",
+                "INPAINT.MAX_CLIPS", str(self.clips // 2),
             )
         )  # fmt: skip
         for arm in self.ablation:
             commands.append(
                 self._evaluation(
                     f"eval_{arm.name}", arm.name, self.splits[0][0], lists, output,
-                    "INPAINT.MASKS", "['tube']", "INPAINT.STEPS", "[1, 5, 20, 100]", "INPAINT.FILLS", "[]",
+                    "INPAINT.MASKS", '["tube"]', "INPAINT.STEPS", "[1, 5, 20]", "INPAINT.FILLS", "[]",
+                    "INPAINT.MAX_CLIPS", str(self.clips),
                     *arm.overrides,
                 )
             )  # fmt: skip
@@ -142,13 +149,6 @@ STUDIES = {
                 _arm("wiener", "the recipe: rho 0.6, predicts x0, decoder cross_self"),
                 _arm("wiener_rho_1.0", "rho 1.0", rho="1.0"),
                 _arm("wiener_rho_1.0_v", "rho 1.0, predicts v", rho="1.0", prediction="v"),
-                _arm(
-                    "none_rho_1.0_eps",
-                    "rho 1.0, predicts eps, input scaling none",
-                    rho="1.0",
-                    scaling="none",
-                    prediction="eps",
-                ),
                 _arm("wiener_cross", "decoder cross", decoder="cross"),
                 _arm("wiener_joint", "decoder joint", decoder="joint"),
                 _arm("base", "input scaling signal", rho="0.6", scaling="signal"),

@@ -113,7 +113,7 @@ class InpaintingRun:
         logger.info("output: %s", self.output_dir)
         for line in self.description:
             logger.info("%s", line)
-        logger.info("%s of %d clips, %s on %s", self.name, len(self.clips.dataset), self.precision, self.device)
+        logger.info("%s of %d clips, %s on %s", self.name, len(self.clips.indices), self.precision, self.device)
         rows, sheets = [], {}
         for name, mask_of in self.masks.items():
             own, sheets[name] = self._measure(name, mask_of)

@@ -79,3 +79,20 @@ def test_spread_and_report(tmp_path):
     assert json.loads((tmp_path / "new" / "report.json").read_text()) == {"a": {"b": expected}, "c": [expected]}
     lines = format_table(["name", "n"], [["long name", 1], ["b", 20]]).splitlines()
     assert lines == ["| name      |  n |", "| --------- | -: |", "| long name |  1 |", "| b         | 20 |"]
+
+
+def test_sampler(tmp_path):
+    output = tmp_path / "report.json"
+    small = ["MODEL.ENCODER.WIDTH", "32", "MODEL.ENCODER.DEPTH", "4", "MODEL.DECODER.WIDTH", "32", "DEVICE", "cpu"]
+    arguments = ["sampler", *small, "--cfg", "configs/demo/pretrain.yaml", "--rounds", 1, "--batch", 2, "--steps", 2]
+    done = run(*arguments, "--output", output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(output.read_text())
+    assert (report["config"]["batch"], report["config"]["visible"], report["config"]["hidden"]) == (2, 64, 64)
+    ways = [figure["way"] for figure in report["figures"]]
+    assert ways[0] == "ours, fp32" and "naive, bf16" in ways and len(ways) == 8
+    assert all(way in done.stdout for way in ways) and set(report["shares"]) == {"fp32", "bf16"}
+    assert 0 <= report["largest_difference"] <= 0.51, "all ways paint the same, up to the rounding of pixels"
+    assert report["figures"][0]["ratio"]["median"] == 1
+    refused = run("sampler", "MODEL.NAME", "MAE", "--cfg", "configs/demo/pretrain.yaml", "--output", output)
+    assert refused.returncode == 2 and "is no DiffMAE" in refused.stderr
