@@ -47,9 +47,11 @@ setup(
         "torchcodec": ["torchcodec"],
         # sample photographs for the rendered demo set
         "demo": ["scikit-image", "scikit-learn"],
-        # plots of tools/evidence.py
+        # plots: tools/evidence.py, tools/visualize.py schedules, quality against steps
         "evidence": ["matplotlib"],
+        # the fill of OpenCV that inpainting is compared with
+        "opencv": ["opencv-python-headless"],
         # test runner, lint, and the independent implementations that tests compare with
-        "dev": ["pytest", "pytest-xdist", "ruff", "matplotlib", "transformers", "diffusers", "webdataset"],
+        "dev": ["pytest", "pytest-xdist", "ruff", "matplotlib", "opencv-python-headless", "transformers", "diffusers", "webdataset"],
     },
 )

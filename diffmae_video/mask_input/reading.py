@@ -59,12 +59,13 @@ def read_mask(
     named = given in STRATEGIES or given in REGIONS
     if not named and os.path.exists(given):  # Path.exists would raise for keyframes that are too long for a file name
         mask = _mask_of_file(Path(given), shape, indices, total, objects)
-    elif objects is not None:
-        raise ValueError(
-            f"mask {given!r} has no objects to choose from: they are numbers in mask pictures with a palette or in grey"
-        )
     else:
-        mask = _mask_of_words(given, shape, patch, ratio, seed)
+        mask = _mask_of_words(given, shape, patch, ratio, seed)  # first: a path that is not there is to be said
+        if objects is not None:
+            raise ValueError(
+                f"mask {given!r} has no objects to choose from: they are numbers in mask pictures with a palette or in "
+                "grey"
+            )
     mask = grow_mask(~mask if invert else mask, grow)
     if not mask.any() or mask.all():
         raise ValueError(_useless(given, mask.all(), invert, grow))
