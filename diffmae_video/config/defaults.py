@@ -195,7 +195,9 @@ _C.INPAINT.SPACING = "trailing"  # of the timesteps: even ("trailing"), or "karr
 _C.INPAINT.ETA = 0.0  # noise between the steps of "ddim": 0 = none, 1 = that of "ddpm"
 _C.INPAINT.THRESHOLD = 0.0  # share of the values that dynamic thresholding keeps in range, such as 0.995; 0 = off
 _C.INPAINT.IMPUTE = True  # visible pixels of hidden patches steer the sampling
-_C.INPAINT.OVERLAP = "time"  # patches that begin half a patch apart are averaged, against jumps; "none" = faster
+# Patches that begin half a patch apart are averaged: in "time", against jumps; "all": late in the chain in space too,
+# against seams; "none" = faster.
+_C.INPAINT.OVERLAP = "time"
 _C.INPAINT.SAMPLES = 1  # results per clip, of different seeds: the best of them, and how much they differ
 _C.INPAINT.COMPARE = [""]  # run folders or checkpoints of more models of the same clips; [""] = none
 _C.INPAINT.FILLS = ["mean", "nearest_patch", "temporal", "opencv"]  # fills without a network; [] = none

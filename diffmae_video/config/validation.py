@@ -33,7 +33,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "SOLVER.OPTIMIZER": ("adamw", "sgd", "lars"),
     "TEST.UNREADABLE": ("leave_out", "wrong"),
     "INPAINT.SPACING": ("trailing", "karras"),
-    "INPAINT.OVERLAP": ("time", "none"),
+    "INPAINT.OVERLAP": ("time", "all", "none"),
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
     "MODEL.INPUT_SCALING": ("none", "signal", "wiener"),

@@ -29,7 +29,7 @@ class SamplingStep(NamedTuple):
     rows: Sequence[int]  # which clips of the batch these are
 
 
-OVERLAPS = ("time", "none")
+OVERLAPS = ("time", "all", "none")
 
 OnStep = Callable[[SamplingStep], None]
 
@@ -45,8 +45,9 @@ class Sampling:
             Diffusion Models, section 3.1). Without, such pixels are not used.
         overlap: ``"time"``: every frame is predicted by windows whose patches begin half a patch apart in time, and
             weighted by how near it is to the middle of a patch; where one window jumps from a patch to the next, the
-            other goes on (cycle spinning, Coifman & Donoho 1995). ``"none"``: each by its own patch alone, two to three
-            times as fast.
+            other goes on (cycle spinning, Coifman & Donoho 1995). ``"all"``: towards the end of the chain in rows and
+            columns as well, against seams between patches. ``"none"``: each by its own patch alone, two to three times
+            as fast.
     """
 
     steps: int = 50

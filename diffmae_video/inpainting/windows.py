@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import NamedTuple
+
 import numpy as np
 import torch
 from torch.nn import functional as F
@@ -94,3 +97,46 @@ def patch_weight(frames: int, patch: int) -> torch.Tensor:
     """(frames,): largest in the middle of every patch of so many frames, above 0 at its ends."""
     place = torch.arange(frames) % patch
     return torch.minimum(place + 1, patch - place).float() / patch
+
+
+class Layout(NamedTuple):
+    """Windows over a video with margins.
+
+    Attributes:
+        margins: frames, rows and columns that are added in front and behind, so that windows can begin there.
+        early: windows, and the weight (clip frames, rows, columns) of their predictions.
+        late: the same for the end of the reverse chain; None = as ``early``.
+    """
+
+    margins: tuple[tuple[int, int], ...]
+    early: tuple[list[Window], torch.Tensor]
+    late: tuple[list[Window], torch.Tensor] | None
+
+
+def layout(size: Size, clip_size: Size, patch_size: Size, overlap: str) -> Layout:
+    """Windows that cover a video of ``size``; for ``overlap`` see ``Sampling``."""
+    axes = {"none": (), "time": (0,), "all": (0, 1, 2)}[overlap]
+    axes = tuple(axis for axis in axes if patch_size[axis] > 1)
+    margins = tuple((p // 2, p - p // 2) if axis in axes else (0, 0) for axis, p in enumerate(patch_size))
+    fronts = [front for front, _ in margins]
+    base = [_moved(window, fronts) for window in all_windows(size, clip_size, patch_size)]
+
+    def with_shifted(shifted: Sequence[int]) -> tuple[list[Window], torch.Tensor]:
+        """The windows, and those that begin half a patch before and after them along the axes ``shifted``."""
+        weight = window_weight(clip_size)
+        if not shifted:
+            return base, weight
+        for axis in shifted:
+            ramp = patch_weight(clip_size[axis], patch_size[axis])
+            weight = weight * ramp.reshape([-1 if a == axis else 1 for a in range(3)])
+        larger = tuple(length + sum(margins[a]) if a in shifted else length for a, length in enumerate(size))
+        starts = [0 if a in shifted else fronts[a] for a in range(3)]
+        return base + [_moved(window, starts) for window in all_windows(larger, clip_size, patch_size)], weight
+
+    return Layout(
+        margins, with_shifted(axes[:1] if 0 in axes else ()), with_shifted(axes) if overlap == "all" else None
+    )
+
+
+def _moved(window: Window, places: Sequence[int]) -> Window:
+    return tuple(slice(part.start + place, part.stop + place) for part, place in zip(window, places, strict=True))

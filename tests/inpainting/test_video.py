@@ -94,6 +94,38 @@ def test_overlap_in_time_evens_out_what_neighbouring_patches_say():
         inpaint_video(model, frames, mask, overlap="space")
 
 
+@pytest.mark.parametrize("overlap", ["all", "time", "none"])
+@pytest.mark.parametrize("shape", [(4, 24, 24), (11, 30, 43)])
+def test_overlap_reads_no_hidden_pixel_and_keeps_visible_ones(overlap, shape):
+    model, frames = build(), video(*shape)
+    mask = np.zeros(shape, dtype=bool)
+    mask[:, :9] = mask[1:3, :, -9:] = True  # to the border, into the margins
+    result = inpaint_video(model, frames, mask, steps=4, overlap=overlap)
+    assert np.array_equal(result[~mask], frames[~mask])
+    other = np.where(mask[..., None], 255 - frames, frames)
+    assert np.array_equal(inpaint_video(model, other, mask, steps=4, overlap=overlap), result)
+
+
+def test_overlap_in_space_smooths_the_seams_between_patches():
+    """A decoder that paints every patch in a colour of its own: late in the chain its neighbours have a say."""
+    model, frames = build(PATCH_SIZE=[1, 8, 8]), video(4, 24, 24)
+    generator = torch.Generator().manual_seed(0)
+
+    def forward(x, context):
+        return torch.rand(*x.shape[:2], 1, generator=generator).expand(-1, -1, 8 * 8 * 3)
+
+    model.decoder.forward = forward
+    mask = np.zeros(frames.shape[:3], dtype=bool)
+    mask[:, :16, :16] = True
+    steps = {}
+    for overlap in ("time", "all"):
+        result = inpaint_video(model, frames, mask, steps=4, overlap=overlap)[:, :16, :16].astype(float)
+        across, within = np.abs(result[:, 8] - result[:, 7]).mean(), np.abs(result[:, 4] - result[:, 3]).mean()
+        steps[overlap] = (across, within)
+    assert steps["time"][1] == 0 and steps["time"][0] > 10, "constant within patches, a step between them"
+    assert steps["all"][1] > 0 and steps["all"][0] < 0.5 * steps["time"][0]
+
+
 def test_windows_of_a_diffusion_agree_on_one_picture():
     """Overlapping windows, denoised together, are nearer to each other than windows that are filled alone."""
     model = build()
