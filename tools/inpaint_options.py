@@ -88,7 +88,7 @@ def add_sampling(parser: argparse.ArgumentParser) -> None:
         "--overlap",
         choices=OVERLAPS,
         default="time",
-        help="of patches, against jumps in time (default), or none: faster",
+        help="of patches: in time, against jumps (default); all, against seams in space too; none, faster",
     )
     add("--feather", type=int, default=0, help="fade into the original over so many pixels around the mask (default 0)")
     add("--seed", type=int, default=0, help="of the noise, and of a random mask (default 0)")

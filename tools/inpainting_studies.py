@@ -40,7 +40,7 @@ class Study:
         masks: that are measured, as ``INPAINT.MASKS`` takes them.
         steps: optimiser steps of the two models that are compared.
         clips: that are measured of each split, but half as many for the curve.
-        curve: sampling steps of the plot of quality against steps.
+        curve: sampling steps of the plot of quality against steps; () = none.
         ablation: models that train for ``ablation_steps``; the first is the recipe itself.
     """
 
@@ -77,32 +77,31 @@ class Study:
         ]
 
     def evaluations(self, lists: Path, output: Path) -> list[Command]:
-        commands, first, second = [], *(arm.name for arm in self.compared)
-        for split, _ in self.splits:
+        first, second = (arm.name for arm in self.compared)
+        commands = [
+            self._evaluation(
+                f"compare_{split}", first, split, lists, output,
+                "INPAINT.MASKS", json.dumps(self.masks), "INPAINT.STEPS", "[5, 20]", "INPAINT.SAMPLES", "2",
+                "INPAINT.MAX_CLIPS", str(self.clips), "INPAINT.COMPARE", json.dumps([str(output / second)]),
+                "INPAINT.FEATURE_WEIGHTS", str(output / second),
+            )
+            for split, _ in self.splits
+        ]  # fmt: skip
+        if self.curve:
             commands.append(
                 self._evaluation(
-                    f"compare_{split}", first, split, lists, output,
-                    "INPAINT.MASKS", json.dumps(self.masks), "INPAINT.STEPS", "[5, 20]", "INPAINT.SAMPLES", "3",
-                    "INPAINT.MAX_CLIPS", str(self.clips),
-                    "INPAINT.COMPARE", json.dumps([str(output / second)]),
-                    "INPAINT.FEATURE_WEIGHTS", str(output / second),
+                    "steps", first, self.splits[0][0], lists, output,
+                    "INPAINT.MASKS", '["tube"]', "INPAINT.STEPS", json.dumps(self.curve),
+                    "INPAINT.SAMPLERS", '["ddim", "dpmpp_2m"]', "INPAINT.FILLS", "[]",
+                    "INPAINT.MAX_CLIPS", str(self.clips // 2),
                 )
             )  # fmt: skip
-        commands.append(
-            self._evaluation(
-                "steps", first, self.splits[0][0], lists, output,
-                "INPAINT.MASKS", '["tube"]', "INPAINT.STEPS", json.dumps(self.curve),
-                "INPAINT.SAMPLERS", '["ddim", "dpmpp_2m"]', "INPAINT.FILLS", "[]",
-                "INPAINT.MAX_CLIPS", str(self.clips // 2),
-            )
-        )  # fmt: skip
         for arm in self.ablation:
             commands.append(
                 self._evaluation(
                     f"eval_{arm.name}", arm.name, self.splits[0][0], lists, output,
                     "INPAINT.MASKS", '["tube"]', "INPAINT.STEPS", "[1, 5, 20]", "INPAINT.FILLS", "[]",
-                    "INPAINT.MAX_CLIPS", str(self.clips),
-                    *arm.overrides,
+                    "INPAINT.MAX_CLIPS", str(self.clips), *arm.overrides,
                 )
             )  # fmt: skip
         return commands
@@ -163,6 +162,7 @@ STUDIES = {
             splits=(("val", "sequences not seen in training"),),
             masks=("tube", "0.25,0.25,0.75,0.75", "every-second-frame", "right-half"),
             steps=1000,
+            curve=(),
         ),
     )
 }

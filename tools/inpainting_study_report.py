@@ -29,8 +29,9 @@ def report(study: Study, output: Path, page: Path | None) -> None:
         folder = output / f"compare_{split}"
         parts.append(f"**{title[0].upper()}{title[1:]}**\n\n{compare(rows_of(folder))}")
         pictures[f"inpainting_{study.name}_{split}.png"] = folder / "inpaint_eval" / "sheet_tube.png"
-    parts.append(f"**Quality against sampling steps**\n\n{steps(rows_of(output / 'steps'))}")
-    pictures[f"inpainting_{study.name}_steps.png"] = output / "steps" / "inpaint_eval" / "steps_tube.png"
+    if study.curve:
+        parts.append(f"**Quality against sampling steps**\n\n{steps(rows_of(output / 'steps'))}")
+        pictures[f"inpainting_{study.name}_steps.png"] = output / "steps" / "inpaint_eval" / "steps_tube.png"
     if study.ablation:
         parts.append(f"**What matters, after {study.ablation_steps} steps of training**\n\n{ablation(study, output)}")
     text = "\n\n".join(parts)
