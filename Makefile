@@ -1,7 +1,7 @@
 # Everything that this repository does from a fresh clone. Every target installs what it needs by itself.
 #
 #   make demo    render a small video set, pre-train on it, inpaint clips that were not trained on (about 10 minutes)
-#   make test    lint and all tests, on the CPU
+#   make test    lint and all tests, on the CPU (those in a browser where chromium is installed)
 #   make lint    lint alone
 #   make venv    the environment alone; again only after setup.py or constraints.txt changed
 #   make clean   remove the environment and the caches; what you trained stays
@@ -44,7 +44,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	@test -x $(VENV)/bin/python || { echo "creating $(VENV) with $(PYTHON)"; $(PYTHON) -m venv $(VENV); }
 	@echo "installing torch, then everything else (one to several minutes, once)"
 	@$(PIP) install --quiet -c constraints.txt $(TORCH_INDEX) torch
-	@$(PIP) install --quiet -c constraints.txt -e ".[demo,dev]"
+	@$(PIP) install --quiet -c constraints.txt -e ".[demo,page,dev]"
 	@touch $(STAMP)
 
 clean:

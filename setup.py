@@ -51,7 +51,19 @@ setup(
         "evidence": ["matplotlib"],
         # the fill of OpenCV that inpainting is compared with
         "opencv": ["opencv-python-headless"],
-        # test runner, lint, and the independent implementations that tests compare with
-        "dev": ["pytest", "pytest-xdist", "ruff", "matplotlib", "opencv-python-headless", "transformers", "diffusers", "webdataset"],
+        # the page of tools/serve_demo.py
+        "page": ["gradio>=6"],
+        # test runner, lint, what drives a browser, and the independent implementations that tests compare with
+        "dev": [
+            "pytest",
+            "pytest-xdist",
+            "ruff",
+            "playwright",
+            "matplotlib",
+            "opencv-python-headless",
+            "transformers",
+            "diffusers",
+            "webdataset",
+        ],
     },
 )
