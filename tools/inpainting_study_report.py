@@ -3,23 +3,26 @@
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from evidence_report import replace_between_marks
 from inpainting_studies import Study
+from PIL import Image
 
 from diffmae_video.benchmarking import format_table
 from diffmae_video.engine.inpainting_report import MEASURES
 
 Row = dict[str, Any]  # a line of metrics.json
 ABLATION_STEPS = (1, 5, 20)
+COLOURS = 160
 
 
 def rows_of(folder: Path) -> list[Row]:
-    return json.loads((folder / "inpaint_eval" / "metrics.json").read_text())
+    """The lines of an evaluation; none where it was not run."""
+    file = folder / "inpaint_eval" / "metrics.json"
+    return json.loads(file.read_text()) if file.is_file() else []
 
 
 def report(study: Study, output: Path, page: Path | None) -> None:
@@ -42,10 +45,16 @@ def report(study: Study, output: Path, page: Path | None) -> None:
     shown = []
     for name, file in pictures.items():
         if file.is_file():
-            (page.parent / "docs" / "results").mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(file, page.parent / "docs" / "results" / name)
+            place_picture(file, page.parent / "docs" / "results" / name)
             shown.append(f"![{study.title}, {name.removesuffix('.png').replace('_', ' ')}](docs/results/{name})")
     replace_between_marks(page, f"inpainting_{study.name}", "\n\n".join([text, *shown]))
+
+
+def place_picture(file: Path, place: Path) -> None:
+    """A copy for a repository: of 160 colours, a fifth of the size."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    with Image.open(file) as picture:
+        picture.convert("RGB").quantize(COLOURS).save(place, optimize=True)
 
 
 def _value(row: Row, measure: str) -> str:
@@ -98,7 +107,7 @@ def ablation(study: Study, output: Path) -> str:
         cells = [
             f"{_value(rows[n], 'psnr')} / {_value(rows[n], 'ssim')} / {_value(rows[n], 'detail_and_seams')}"
             if n in rows
-            else "-"
+            else "not run"
             for n in ABLATION_STEPS
         ]
         lines.append([arm.title, *cells])

@@ -205,7 +205,9 @@ class ClipReader:
 
     def __call__(self, path: str, start: int, count: int, stride: int) -> Clip:
         """See :func:`read_clip`."""
-        return self._pool.submit(self._read, path, start, count, stride).result()
+        # Gradio's paths are a kind of str of its own; sent to the decoding process, they would import Gradio there,
+        # which takes longer than reading the file, and counts as that.
+        return self._pool.submit(self._read, str(path), start, count, stride).result()
 
     def thumbnails(self, samples: Sequence[Sample]) -> list[tuple[np.ndarray, str]]:
         """First frame and title of each."""

@@ -93,7 +93,7 @@ _C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of 
 _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
 # Noisy patches enter the decoder as they are, or as an estimate of the clean ones: "signal" (times sqrt(abar_t)) or
-# "wiener" (every spatial frequency by what it tells); models/noisy_input.py explains.
+# "wiener" (every spatial frequency by what it tells; for PREDICTION x0); models/noisy_input.py explains.
 _C.MODEL.INPUT_SCALING = "none"
 _C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
 

@@ -3,7 +3,8 @@
 As it is, the noise of x_t is as large at the first step of sampling as the picture is at the last, and a network has to
 learn for every timestep anew how far to trust its input. Scaling by sqrt(abar) is the best linear guess for pixels of
 unit variance that know nothing of each other. But a patch is a few hundred pixels that go together: its mean colour
-shows through noise in which no single pixel does. The Wiener filter below scales every spatial frequency by itself.
+shows through noise in which no single pixel does. The Wiener filter below scales every spatial frequency by itself. It
+takes away the noise that a network would need to predict eps or v: it is for models that predict x0.
 """
 
 from __future__ import annotations

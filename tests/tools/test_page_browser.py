@@ -47,7 +47,7 @@ sys.path[0] = sys.argv[1].rpartition("/")[0]
 sys.argv = sys.argv[1:]
 runpy.run_path(sys.argv[0], run_name="__main__")
 """
-SECONDS = 60_000  # of patience, in playwright's unit: machines that test are busy
+SECONDS = 120_000  # of patience, in playwright's unit: machines that test are busy
 
 
 class Server(NamedTuple):

@@ -103,6 +103,17 @@ def test_both_looks_at_a_video_are_under_the_time_limit(page, uploads, monkeypat
     assert seen == {"video_info": 17, "read_frames": 17}
 
 
+def test_paths_reach_the_decoding_process_as_plain_text(page, uploads, monkeypatch):
+    class Path(str):  # as Gradio has one: where it is unpickled, its module is imported
+        pass
+
+    seen, real = [], page.page_input.video_info
+    monkeypatch.setattr(page.page_input, "video_info", lambda path, **k: seen.append(type(path)) or real(path, **k))
+    reader = page.page_input.ClipReader(page.page_input.Limits())
+    assert reader(Path(uploads / "clip.mp4"), 0, 1, 1).total == 6 and seen == [str]
+    reader.close()
+
+
 def test_samples_of_the_demo(page, tmp_path):
     assert page.page_input.demo_samples(tmp_path) == []
     for split, name in itertools.product(("val", "unseen"), ("pan_up_00001", "roll_left_00002", "roll_left_00003")):
