@@ -89,10 +89,15 @@ def test_every_form_can_be_inverted_and_grown(given):
     assert np.array_equal(read_mask(given, SHAPE, PATCH, 0.25, grow=1), grow_mask(mask, 1))
 
 
-@pytest.mark.parametrize("given", ["center", "right-half", "frames:1", "1,1,3,3", "0:1,1,3,3", "no_such_file"])
+@pytest.mark.parametrize("given", ["center", "right-half", "frames:1", "1,1,3,3", "0:1,1,3,3"])
 def test_objects_are_for_pictures(given):
     with pytest.raises(ValueError, match="has no objects to choose from: they are numbers in mask pictures"):
         read_mask(given, SHAPE, PATCH, 0.25, objects=[1])
+
+
+def test_a_file_that_is_not_there_is_named_before_its_objects():
+    with pytest.raises(FileNotFoundError, match="no_such_file.*there is no file or folder of that name"):
+        read_mask("no_such_file", SHAPE, PATCH, 0.25, objects=[1])
 
 
 def test_a_video_has_no_objects(tmp_path):
