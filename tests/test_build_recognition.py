@@ -298,3 +298,12 @@ def test_fixed_positions_of_another_temperature_are_refused(tmp_path):
     checkpoint(tmp_path, config("pretrain", FIXED))
     with pytest.raises(RunError, match="MODEL.POSITION_TEMPERATURE 10000"):
         start(config("finetune", f"{FIXED} MODEL.POSITION_TEMPERATURE 30"), tmp_path)
+
+
+def test_fixed_positions_of_another_kind_are_refused(tmp_path):
+    """They are not among the weights, so that no shape shows it."""
+    checkpoint(tmp_path, config("pretrain", FIXED))
+    with pytest.raises(RunError, match="MODEL.ENCODER.POSITION sincos, this run has sincos_1d"):
+        start(config("finetune", f"{FIXED} MODEL.ENCODER.POSITION sincos_1d"), tmp_path)
+    with pytest.raises(RunError, match="MODEL.DECODER.POSITION sincos, this run has sincos_1d"):
+        start(config("pretrain", f"{FIXED} MODEL.DECODER.POSITION sincos_1d"), tmp_path)

@@ -9,9 +9,10 @@ from fvcore.common.config import CfgNode
 
 from diffmae_video.config import AUTOENCODER_TASKS, ConfigError, from_yaml, mask_mix, resolve_encoder
 from diffmae_video.diffusion import NoiseSchedule
-from diffmae_video.engine import ema_state, find_checkpoint
+from diffmae_video.engine import CheckpointError, ema_state, find_checkpoint
 from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, MaskMix, SpaceTimeViT, VideoClassifier
 from diffmae_video.models.decoders import Decoder
+from diffmae_video.models.targets import target_values
 
 
 def build_schedule(cfg: CfgNode) -> NoiseSchedule:
@@ -37,6 +38,7 @@ def build_encoder(cfg: CfgNode) -> SpaceTimeViT:
 
 def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
     decoder = cfg.MODEL.DECODER
+    own_token = {"class_token": True} if decoder.CLASS_TOKEN else {}  # of the joint decoder alone
     return DECODERS[decoder.TYPE](
         grid=encoder.grid,
         encoder_width=encoder.width,
@@ -44,9 +46,10 @@ def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
         depth=decoder.DEPTH,
         heads=decoder.HEADS,
         mlp_ratio=decoder.MLP_RATIO,
-        patch_values=encoder.patch_embed.in_features,
+        patch_values=target_values(encoder.patch_size, encoder.clip_shape[0], cfg.MODEL.TARGET_FRAMES),
         position=decoder.POSITION,
         temperature=cfg.MODEL.POSITION_TEMPERATURE,
+        **own_token,
     )
 
 
@@ -85,6 +88,13 @@ def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
     """What "pretrain" trains and "inpaint_eval" measures."""
     masking = {
         "target": cfg.MODEL.TARGET,
+        "target_frames": cfg.MODEL.TARGET_FRAMES,
+        "predict_ratio": cfg.MODEL.DECODER.PREDICT_RATIO,
+        "predict_pattern": cfg.MODEL.DECODER.PREDICT_PATTERN,
+        "feature_width": cfg.MODEL.CLIP.WIDTH,
+        "feature_loss": cfg.MODEL.CLIP.LOSS,
+        "feature_weight": cfg.MODEL.CLIP.LOSS_WEIGHT,
+        "pixel_weight": cfg.MODEL.CLIP.PIXEL_WEIGHT,
         "mask_strategy": cfg.MASK.STRATEGY,
         "mask_ratio": cfg.MASK.RATIO,
         "pixel_mean": tuple(cfg.DATA.MEAN),
@@ -99,6 +109,7 @@ def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
         build_schedule(cfg),
         prediction=cfg.MODEL.PREDICTION,
         input_scaling=cfg.MODEL.INPUT_SCALING,
+        train_range=tuple(cfg.DIFFUSION.TRAIN_RANGE),
         **masking,
     )
 
@@ -121,16 +132,20 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAu
     Where the run kept a moving average of the weights (``TRAIN.EMA_DECAY``), the model has that.
 
     Args:
-        path: a checkpoint file, a run's folder (``OUTPUT_DIR``) or the ``latest`` in it: the newest whole checkpoint.
+        path: a checkpoint file, a run's folder (``OUTPUT_DIR``) or the ``latest`` in it: the newest whole checkpoint;
+            or a weights file (``.safetensors``), or the folder of one (docs/export.md).
         device: where the model goes.
 
     Raises:
         FileNotFoundError: nothing there.
-        engine.CheckpointError: a damaged file, or not one of ours.
+        engine.CheckpointError: a damaged file, not one of ours, or weights that are not those of its configuration.
     """
-    state, _ = find_checkpoint(path)
+    state, found = find_checkpoint(path)
     cfg = from_yaml(state["config"])
     model = build_model(cfg)
-    model.load_state_dict(ema_state(state))
+    try:
+        model.load_state_dict(ema_state(state))
+    except RuntimeError as error:  # a list of every name, over many lines
+        raise CheckpointError(f"{found} does not hold the weights of its configuration: {error}") from error
     model.cfg = cfg
     return model.to(device).eval()

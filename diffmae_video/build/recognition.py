@@ -149,8 +149,14 @@ def _check_what_no_shape_shows(cfg: CfgNode, source: CfgNode, path: Path) -> Non
     }
     if width == own_width:  # another one shows, and is what is to be said then
         pairs["MODEL.ENCODER.HEADS"] = (heads, own_heads)
+    nodes = ["ENCODER"]
     if source.TASK == cfg.TASK == "pretrain":
+        nodes.append("DECODER")
         pairs["MODEL.DECODER.HEADS"] = (source.MODEL.DECODER.HEADS, cfg.MODEL.DECODER.HEADS)
+    for node in nodes:
+        kinds = source.MODEL[node].POSITION, cfg.MODEL[node].POSITION
+        if "separable" not in kinds:  # fixed positions are not among the weights
+            pairs[f"MODEL.{node}.POSITION"] = kinds
     for key, (theirs, ours) in pairs.items():
         if theirs != ours:
             raise RunError(f"{path} was trained with {key} {theirs}, this run has {ours}: set it to the former")

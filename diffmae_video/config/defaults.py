@@ -95,9 +95,14 @@ _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "
 # Noisy patches enter the decoder as they are, or as an estimate of the clean ones: "signal" (times sqrt(abar_t)) or
 # "wiener" (every spatial frequency by what it tells; for PREDICTION x0); models/noisy_input.py explains.
 _C.MODEL.INPUT_SCALING = "none"
-_C.MODEL.TARGET = "raw"  # "raw" pixels (can be sampled from) or per-patch "normalized" pixels (recognition only)
+# "raw" pixels (can be sampled from); for recognition only, pixels "normalized" over every patch (MAE, MAE-ST), or over
+# every channel of it ("normalized_per_channel", VideoMAE).
+_C.MODEL.TARGET = "raw"
+# Frames of a patch that are predicted: "all", or one of them, for recognition with MAE: "linspace" (MAE-ST: evenly from
+# the clip's first frame to its last) or "first".
+_C.MODEL.TARGET_FRAMES = "all"
 
-# Of "sincos" positions: their slowest wave is 2 pi * this many tokens long. Small grids want less (the demo: 30).
+# Of fixed positions: their slowest wave is 2 pi * this many tokens long. Small grids want less (the demo: 30).
 _C.MODEL.POSITION_TEMPERATURE = 10000.0
 
 _C.MODEL.ENCODER = Node()
@@ -107,7 +112,9 @@ _C.MODEL.ENCODER.WIDTH = 0  # token width D
 _C.MODEL.ENCODER.DEPTH = 0  # number of blocks
 _C.MODEL.ENCODER.HEADS = 0  # attention heads; divides WIDTH
 _C.MODEL.ENCODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
-_C.MODEL.ENCODER.POSITION = "separable"  # "separable" (learned, space + time) or "sincos" (fixed; WIDTH % 4 == 0)
+# "separable" (learned, space + time), "sincos" (fixed, space + time; WIDTH % 4 == 0) or "sincos_1d" (fixed, of the
+# token's number: VideoMAE; WIDTH % 2 == 0).
+_C.MODEL.ENCODER.POSITION = "separable"
 _C.MODEL.ENCODER.CLASS_TOKEN = False  # prepend a learned class token
 _C.MODEL.ENCODER.DROP_PATH = 0.0  # stochastic depth of the last block; earlier blocks scale down linearly to 0
 
@@ -126,7 +133,22 @@ _C.MODEL.DECODER.WIDTH = 512  # token width d
 _C.MODEL.DECODER.DEPTH = 8  # number of blocks; for the cross decoders at most the encoder's depth
 _C.MODEL.DECODER.HEADS = 16  # attention heads; divides WIDTH
 _C.MODEL.DECODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
-_C.MODEL.DECODER.POSITION = "sincos"  # "sincos" (fixed) or "separable" (learned, space + time)
+_C.MODEL.DECODER.POSITION = "sincos"  # as MODEL.ENCODER.POSITION
+# Of "joint": a learned class token of the decoder's own in place of the encoder's (MAE-ST).
+_C.MODEL.DECODER.CLASS_TOKEN = False
+# Share of the hidden tokens that training decodes; the loss is over these. Below 1 is faster.
+_C.MODEL.DECODER.PREDICT_RATIO = 1.0
+# Which of them: at "random", or by a "running_cell" (VideoMAE V2: every place in turn).
+_C.MODEL.DECODER.PREDICT_PATTERN = "running_cell"
+
+# A second head that predicts CLIP's features of every decoded patch, beside the pixels.
+_C.MODEL.CLIP = Node()
+_C.MODEL.CLIP.WEIGHTS = ""  # folder of a CLIP vision model as `transformers` saves it; "" = no such head
+_C.MODEL.CLIP.WIDTH = 0  # of its features; 0 = as the folder says. A model that was trained with the head has it here
+_C.MODEL.CLIP.LAYER = -1  # block whose output is the target, from the end: -1 is the last
+_C.MODEL.CLIP.LOSS = "cosine"  # "cosine" (1 - cos of the angle) or "mse" (of features normalised to mean 0, variance 1)
+_C.MODEL.CLIP.LOSS_WEIGHT = 1.0  # of the features in the loss
+_C.MODEL.CLIP.PIXEL_WEIGHT = 1.0  # of the pixels in the loss, beside features; 0 = features alone
 
 # ------------------------------------------------------------------------------------------------------ mask, diffusion
 _C.MASK = Node()
@@ -146,6 +168,9 @@ _C.DIFFUSION = Node()
 _C.DIFFUSION.SCHEDULE = "linear"  # "linear", "cosine" or "quadratic"
 _C.DIFFUSION.STEPS = 1000  # T, number of noise levels
 _C.DIFFUSION.RHO = 1.0  # every beta is raised to this power; below 1 = more noise
+# Part of the noise levels that training draws from, as shares of STEPS: [1, 1] = the last alone, whose input carries no
+# signal (MAE, in effect); equal ends = a single noise level.
+_C.DIFFUSION.TRAIN_RANGE = [0.0, 1.0]
 
 # -------------------------------------------------------------------------------------------------------- optimisation
 _C.SOLVER = Node()

@@ -17,6 +17,7 @@ from diffmae_video.config.errors import ConfigError
 from diffmae_video.config.inpaint import check_inpaint
 from diffmae_video.config.masks import MASK_STRATEGIES, check_masks
 from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
+from diffmae_video.config.objectives import check_objective
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
 from diffmae_video.config.tasks import AUTOENCODER_TASKS
 
@@ -37,10 +38,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MODEL.NAME": ("DiffMAE", "MAE"),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
     "MODEL.INPUT_SCALING": ("none", "signal", "wiener"),
-    "MODEL.TARGET": ("raw", "normalized"),
+    "MODEL.TARGET": ("raw", "normalized", "normalized_per_channel"),
+    "MODEL.TARGET_FRAMES": ("all", "first", "linspace"),
     "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
-    "MODEL.ENCODER.POSITION": ("separable", "sincos"),
-    "MODEL.DECODER.POSITION": ("separable", "sincos"),
+    "MODEL.ENCODER.POSITION": ("separable", "sincos", "sincos_1d"),
+    "MODEL.DECODER.POSITION": ("separable", "sincos", "sincos_1d"),
+    "MODEL.DECODER.PREDICT_PATTERN": ("random", "running_cell"),
+    "MODEL.CLIP.LOSS": ("cosine", "mse"),
     "MODEL.DECODER.TYPE": ("cross_self", "cross", "joint"),
     "MASK.STRATEGY": MASK_STRATEGIES,
     "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic"),
@@ -54,6 +58,7 @@ LENGTHS = {
     "DATA.MEAN": 3,
     "DATA.STD": 3,
     "MODEL.PATCH_SIZE": 3,
+    "DIFFUSION.TRAIN_RANGE": 2,
     "SOLVER.BETAS": 2,
 }
 
@@ -103,12 +108,18 @@ RANGES = {
     "MODEL.DECODER.DEPTH": "[1, inf)",
     "MODEL.DECODER.HEADS": "[1, inf)",
     "MODEL.DECODER.MLP_RATIO": "(0, inf)",
+    "MODEL.DECODER.PREDICT_RATIO": "(0, 1]",
+    "MODEL.CLIP.WIDTH": "[0, inf)",
+    "MODEL.CLIP.LAYER": "[-inf, -1]",
+    "MODEL.CLIP.LOSS_WEIGHT": "(0, inf)",
+    "MODEL.CLIP.PIXEL_WEIGHT": "[0, inf)",
     "MASK.RATIO": "(0, 1)",
     "MASK.MIX.WEIGHTS": "(0, inf)",
     "MASK.MIX.RATIOS_LOW": "(0, 1)",
     "MASK.MIX.RATIOS_HIGH": "(0, 1)",
     "DIFFUSION.STEPS": "[1, inf)",
     "DIFFUSION.RHO": "(0, inf)",
+    "DIFFUSION.TRAIN_RANGE": "[0, 1]",
     "SOLVER.BATCH_SIZE": "[1, inf)",
     "SOLVER.ACCUMULATION_STEPS": "[1, inf)",
     "SOLVER.EPOCHS": "(0, inf)",
@@ -243,10 +254,15 @@ def _check_encoder(cfg: CfgNode) -> Iterator[str]:
             + (f" ({', '.join(origin)})" if origin else "")
             + ": set one of them so that it does"
         )
-    if encoder.POSITION == "sincos" and width % 4:
-        yield f'MODEL.ENCODER.WIDTH = {width} must be a multiple of 4 for MODEL.ENCODER.POSITION "sincos"'
+    yield from _check_position("MODEL.ENCODER", width, encoder.POSITION)
     if int(width * encoder.MLP_RATIO) < 1:
         yield f"MODEL.ENCODER.MLP_RATIO = {encoder.MLP_RATIO} leaves the MLP no hidden unit at width {width}"
+
+
+def _check_position(node: str, width: int, position: str) -> Iterator[str]:
+    multiple = {"sincos": 4, "sincos_1d": 2}.get(position, 1)
+    if width % multiple:
+        yield f'{node}.WIDTH = {width} must be a multiple of {multiple} for {node}.POSITION "{position}"'
 
 
 def _check_head(cfg: CfgNode) -> Iterator[str]:
@@ -304,9 +320,9 @@ def _check_decoder(cfg: CfgNode) -> Iterator[str]:
             f"of type {decoder.TYPE!r} reads the encoder's i-th block from the end; set it to at most {encoder_depth}, "
             'or MODEL.DECODER.TYPE to "joint"'
         )
-    if decoder.POSITION == "sincos" and decoder.WIDTH % 4:
-        yield f'MODEL.DECODER.WIDTH = {decoder.WIDTH} must be a multiple of 4 for MODEL.DECODER.POSITION "sincos"'
-    elif cfg.MODEL.NAME == "DiffMAE" and decoder.WIDTH % 2:
+    unfit = list(_check_position("MODEL.DECODER", decoder.WIDTH, decoder.POSITION))
+    yield from unfit
+    if not unfit and cfg.MODEL.NAME == "DiffMAE" and decoder.WIDTH % 2:
         yield f"MODEL.DECODER.WIDTH = {decoder.WIDTH} must be even: half of it embeds the timestep as sines"
     if int(decoder.WIDTH * decoder.MLP_RATIO) < 1:
         yield f"MODEL.DECODER.MLP_RATIO = {decoder.MLP_RATIO} leaves the MLP no hidden unit at width {decoder.WIDTH}"
@@ -319,10 +335,10 @@ def _check_target(cfg: CfgNode) -> Iterator[str]:
     samples = cfg.TRAIN.VISUALIZE_PERIOD > 0
     if model.NAME == "MAE" and model.PREDICTION != "x0":
         yield f'MODEL.PREDICTION is {model.PREDICTION!r}, but MAE sees no noise to predict: set it to "x0"'
-    if model.TARGET == "normalized" and samples:
+    if model.TARGET != "raw" and samples:
         yield (
-            f'MODEL.TARGET "normalized" cannot be turned back into pixels without the hidden patches\' own mean and '
-            f"variance, so there are no reconstructions to write: set TRAIN.VISUALIZE_PERIOD to 0 (it is "
+            f'MODEL.TARGET "{model.TARGET}" cannot be turned back into pixels without the hidden patches\' own mean '
+            f"and variance, so there are no reconstructions to write: set TRAIN.VISUALIZE_PERIOD to 0 (it is "
             f'{cfg.TRAIN.VISUALIZE_PERIOD}), or MODEL.TARGET to "raw"'
         )
     to_unit_range = all(value == 0.5 for value in (*cfg.DATA.MEAN, *cfg.DATA.STD))
@@ -368,6 +384,7 @@ CHECKS = (
     _check_decoder,
     check_masks,
     _check_target,
+    check_objective,
     _check_solver,
     _check_recognition,
     _check_fit,

@@ -2,7 +2,7 @@
 
 from diffmae_video.diffusion.randomness import Generators, rand, randint, randn
 from diffmae_video.diffusion.sampling import SAMPLERS, SPACINGS, sample, sampling_timesteps
-from diffmae_video.diffusion.schedule import SCHEDULES, NoiseSchedule
+from diffmae_video.diffusion.schedule import SCHEDULES, NoiseSchedule, draw_timesteps
 
 __all__ = [
     "SAMPLERS",
@@ -10,6 +10,7 @@ __all__ = [
     "SPACINGS",
     "Generators",
     "NoiseSchedule",
+    "draw_timesteps",
     "rand",
     "randint",
     "randn",

@@ -11,6 +11,8 @@ import math
 
 import torch
 
+from diffmae_video.diffusion.randomness import Generators, randint
+
 SCHEDULES = ("linear", "cosine", "quadratic")
 
 
@@ -91,3 +93,29 @@ class NoiseSchedule:
         """v = sqrt(abar_t) * eps - sqrt(1 - abar_t) * x_0 (Salimans & Ho 2022), same shape as ``x0``."""
         signal, noise = self.scales(t, x0)
         return signal * eps - noise * x0
+
+
+def draw_timesteps(
+    schedule_steps: int,
+    train_range: tuple[float, float],
+    batch: int,
+    generator: Generators = None,
+    device: torch.device | str = "cpu",
+) -> torch.Tensor:
+    """Timesteps of a training batch: uniform over a part of the schedule, int64 (batch,).
+
+    Args:
+        schedule_steps: number of timesteps T of the schedule.
+        train_range: (lo, hi), shares of the schedule with 0 <= lo <= hi <= 1: timesteps run from round(lo * (T - 1)) to
+            round(hi * (T - 1)), both included. (0, 1) is all of them; lo = hi is a single noise level.
+        batch: number of clips.
+        generator: None, one, or one per clip.
+
+    Raises:
+        ValueError: a range that is none.
+    """
+    low, high = train_range
+    if not 0 <= low <= high <= 1:
+        raise ValueError(f"train_range must be (lo, hi) with 0 <= lo <= hi <= 1, got {tuple(train_range)}")
+    first, last = round(low * (schedule_steps - 1)), round(high * (schedule_steps - 1))
+    return first + randint(last - first + 1, (batch,), generator, device)

@@ -43,7 +43,7 @@ class PretrainTask:
 
     With diffusion, the metrics ``loss_t_q1`` ... ``loss_t_q4`` are the losses at little to much noise: the timesteps
     [0, steps) in four quarters. They move long before their mean does. With a mix of masks, ``loss_mask_tube`` and so
-    on are the losses under each strategy.
+    on are the losses under each strategy; where the loss is a sum, ``loss_pixels`` and so on are its parts.
 
     Args:
         timesteps: number of timesteps of the model's noise schedule; not used by a model without diffusion.
@@ -67,7 +67,14 @@ class PretrainTask:
             metrics |= mask_metrics(per_clip, choice.strategy, self.mask_mix.strategies)
         if output.t is not None:
             metrics |= timestep_metrics(per_clip, output.t, self.timesteps)
+        metrics |= {f"loss_{name}": mean_metric(part.detach()) for name, part in output.parts.items()}
         return output.loss, metrics
+
+
+def mean_metric(per_clip: torch.Tensor) -> torch.Tensor:
+    """Values (B,) -> (2,), their sum and their number."""
+    total = per_clip.sum()
+    return torch.stack((total, torch.full_like(total, len(per_clip))))
 
 
 def timestep_metrics(per_clip_loss: torch.Tensor, t: torch.Tensor, timesteps: int) -> Metrics:
@@ -81,8 +88,7 @@ def timestep_metrics(per_clip_loss: torch.Tensor, t: torch.Tensor, timesteps: in
 
 def mask_metrics(per_clip_loss: torch.Tensor, strategy: str, strategies: Sequence[str]) -> Metrics:
     """Losses (B,) of clips all masked by ``strategy`` -> ``loss_mask_<its name>``; the others' count is 0."""
-    total = per_clip_loss.sum()
-    own = torch.stack((total, torch.full_like(total, len(per_clip_loss))))
+    own = mean_metric(per_clip_loss)
     return {f"loss_mask_{name}": own if name == strategy else torch.zeros_like(own) for name in strategies}
 
 

@@ -99,6 +99,10 @@ def pixel_range(model: MaskedAutoencoder) -> tuple[float, float]:
 
 def check_model(model: MaskedAutoencoder) -> None:
     """Raises ValueError for a model whose predictions are no pixels."""
+    if model.target_frames != "all":
+        raise ValueError(
+            "this model predicts one frame of every patch (MODEL.TARGET_FRAMES): nothing fills the others"
+        )
     if model.target != "raw":
         raise ValueError(
             "this model was trained on per-patch normalised targets: what it predicts has lost the patches' mean and "

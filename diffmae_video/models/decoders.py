@@ -1,13 +1,14 @@
 """Decoders: what turns hidden tokens and the encoder's outputs into predictions for the hidden patches.
 
 A decoder has two calls. ``prepare`` computes what does not depend on the hidden tokens, once per clip;
-``forward`` decodes hidden tokens given that, once per diffusion step. To add one: write the two calls, set
+``features`` decodes hidden tokens given that, once per diffusion step. To add one: write the two calls, set
 ``feature_layers``, and enter the class in ``DECODERS``.
 """
 
 from __future__ import annotations
 
 from functools import partial
+from typing import Any
 
 import torch
 from torch import nn
@@ -36,6 +37,14 @@ class Decoder(nn.Module):
         self.position = PositionEmbedding(grid, width, position, temperature)
         self.norm = nn.LayerNorm(width, eps=NORM_EPS)
         self.head = nn.Linear(width, patch_values)
+
+    def features(self, x: torch.Tensor, context: Any) -> torch.Tensor:
+        """Hidden tokens (B, M, d) and what ``prepare`` returned -> the tokens (B, M, d) that the head reads."""
+        raise NotImplementedError
+
+    def forward(self, x: torch.Tensor, context: Any) -> torch.Tensor:
+        """Hidden tokens (B, M, d) -> predicted patch values (B, M, P)."""
+        return self.head(self.features(x, context))
 
     def positions(self, index: torch.Tensor, tokens: int | None = None) -> torch.Tensor:
         """Position embeddings (B, K, d) at ``index`` (B, K); zero rows in front for ``tokens`` - K prefix tokens."""
@@ -81,15 +90,18 @@ class CrossDecoder(Decoder):
         layers = zip(self.blocks, self.context_norms, self.context_embeds, features, strict=True)
         return [block.cross.keys_values(embed(norm(feature)) + position) for block, norm, embed, feature in layers]
 
-    def forward(self, x: torch.Tensor, context: list[KeysValues]) -> torch.Tensor:
-        """Hidden tokens (B, M, d) -> predicted patch values (B, M, P)."""
+    def features(self, x: torch.Tensor, context: list[KeysValues]) -> torch.Tensor:
         for block, keys_values in zip(self.blocks, context, strict=True):
             x = block(x, keys_values)
-        return self.head(self.norm(x))
+        return self.norm(x)
 
 
 class JointDecoder(Decoder):
-    """Self-attention over visible latents and hidden tokens together (MAE's decoder); hidden ones are read out."""
+    """Self-attention over visible latents and hidden tokens together (MAE's decoder); hidden ones are read out.
+
+    With ``class_token`` a learned token of the decoder's own goes with them, and the encoder's class token, where it
+    has one, does not enter (MAE-ST). Without, the encoder's goes through the projection like the patches (MAE).
+    """
 
     def __init__(
         self,
@@ -102,22 +114,28 @@ class JointDecoder(Decoder):
         patch_values: int,
         position: str,
         temperature: float = 10000.0,
+        class_token: bool = False,
     ):
         super().__init__(grid, width, patch_values, position, temperature)
         self.context_embed = nn.Linear(encoder_width, width)
+        self.class_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
+        if class_token:
+            nn.init.normal_(self.class_token, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
 
     def prepare(self, features: list[torch.Tensor], visible: torch.Tensor) -> torch.Tensor:
         """Visible tokens (B, V or 1 + V, d) from the encoder's final output (B, V or 1 + V, D)."""
-        return self.context_embed(features[0]) + self.positions(visible, features[0].shape[1])
+        if self.class_token is None:
+            return self.context_embed(features[0]) + self.positions(visible, features[0].shape[1])
+        tokens = self.context_embed(features[0][:, -visible.shape[1] :]) + self.positions(visible)
+        return torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
 
-    def forward(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
-        """Hidden tokens (B, M, d) -> predicted patch values (B, M, P)."""
+    def features(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         hidden = x.shape[1]
         x = torch.cat([context.to(x.dtype), x], dim=1)
         for block in self.blocks:
             x = block(x)
-        return self.head(self.norm(x[:, -hidden:]))
+        return self.norm(x[:, -hidden:])
 
 
 DECODERS = {

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from diffmae_video.models.positions import sincos_2d
+from diffmae_video.models.positions import PositionEmbedding
 from diffmae_video.models.resizing import check_inflation, resize_patch_weight, resize_space, resize_time
 
 # What only pre-training needs: left out where the target does not have it.
-PRETEXT = ("decoder.", "mask_token", "noisy_embed.", "time_embed.")
+PRETEXT = ("decoder.", "mask_token", "noisy_embed.", "time_embed.", "feature_head.")
 # How pixels are normalised: the target's own, from its configuration.
 PIXELS = ("pixel_mean", "pixel_std")
 # Their shapes follow from the patch without the order of its values being known here.
@@ -201,11 +201,11 @@ def _position_notes(
 ) -> list[str]:
     """What there is to say about fixed positions. Raises WeightsError if they are of another temperature."""
     position, new_grid = target.encoder.position, tuple(target.encoder.grid)
-    if isinstance(position.space, nn.Parameter) or "encoder.position.space" in source:
+    if position.kind == "separable" or "encoder.position.space" in source:
         return []
     if temperature is not None:
-        expected = sincos_2d(*new_grid[1:], position.space.shape[1], temperature)
-        if not torch.allclose(expected, position.space.float().cpu(), atol=1e-5):
+        expected = PositionEmbedding(new_grid, target.encoder.width, position.kind, temperature)()
+        if not torch.allclose(expected, position().float().cpu(), atol=1e-5):
             raise WeightsError(
                 f"the weights were trained with MODEL.POSITION_TEMPERATURE {temperature:g}, the model's fixed "
                 "positions have another one: set it to that"

@@ -9,7 +9,7 @@ from diffmae_video.diffusion.randomness import Generators
 from diffmae_video.models.blocks import initialize
 from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.encoder import SpaceTimeViT
-from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output, reconstruction_loss
+from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output
 
 
 class MAE(MaskedAutoencoder):
@@ -24,15 +24,24 @@ class MAE(MaskedAutoencoder):
         nn.init.normal_(self.mask_token, std=0.02)
         self.decoder.apply(initialize)
 
-    def forward(self, clip: torch.Tensor, mask: torch.Tensor | None = None, generator: Generators = None) -> Output:
+    def forward(
+        self,
+        clip: torch.Tensor,
+        mask: torch.Tensor | None = None,
+        generator: Generators = None,
+        features: torch.Tensor | None = None,
+    ) -> Output:
         """Predicts the hidden patches and compares; arguments as of ``DiffMAE.forward``."""
         self.check_clip(clip)
         mask = self.make_mask(clip.shape[0], generator, clip.shape[2]) if mask is None else mask
-        context = self.prepare(clip, mask)
-        pred = self.predict(context)
-        per_clip = reconstruction_loss(pred, self.target_patches(clip, context.hidden))
-        return Output(per_clip.mean(), pred, mask, per_clip, None)
+        context = self.prepare(clip, mask, self.training_places(mask, generator))
+        target = self.target_patches(clip, context.hidden)
+        return self.output(context, self.decode(context), target, mask, None, features)
+
+    def decode(self, context: Context) -> torch.Tensor:
+        """The decoder's tokens (B, M, d) for the hidden patches."""
+        return self.decoder.features(self.mask_token + context.positions, context.layers)
 
     def predict(self, context: Context) -> torch.Tensor:
         """The decoder's prediction (B, M, P) for the hidden patches."""
-        return self.decoder(self.mask_token + context.positions, context.layers)
+        return self.decoder.head(self.decode(context))

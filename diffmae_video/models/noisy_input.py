@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 CORRELATION = 0.9  # of neighbouring pixels along every axis
-VARIANCE = {"raw": 0.25, "normalized": 1.0}  # of pixels in [-1, 1], by target
+VARIANCE = {"raw": 0.25, "normalized": 1.0, "normalized_per_channel": 1.0}  # of pixels in [-1, 1], by target
 
 
 class WienerEstimate(nn.Module):

@@ -51,12 +51,6 @@ def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, values: torch.Tens
     return tokens.scatter(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), values.to(tokens.dtype))
 
 
-def normalize_patches(patches: torch.Tensor, eps: float = 1e-6) -> torch.Tensor:
-    """Every patch (last dimension) to mean 0 and unbiased variance 1: the "normalized" target of MAE."""
-    variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
-    return (patches - mean) / (variance + eps).sqrt()
-
-
 class PatchEmbedding(nn.Linear):
     """Linear embedding of patches (B, K, P) -> (B, K, D).
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-POSITIONS = ("separable", "sincos")
+POSITIONS = ("separable", "sincos", "sincos_1d")
 
 
 def sincos_1d(positions: torch.Tensor, width: int, temperature: float) -> torch.Tensor:
@@ -22,15 +22,22 @@ def sincos_2d(rows: int, columns: int, width: int, temperature: float) -> torch.
     return torch.cat([sincos_1d(place.flatten(), width // 2, temperature) for place in (column, row)], dim=1)
 
 
+def sincos_table(places: int, width: int, temperature: float) -> torch.Tensor:
+    """VideoMAE's (and the first Transformer's) embedding of a number (places, width): sine and cosine take turns."""
+    waves = sincos_1d(torch.arange(places), width, temperature)  # (places, width): all sines, then all cosines
+    return waves.unflatten(1, (2, -1)).transpose(1, 2).flatten(1)
+
+
 class PositionEmbedding(nn.Module):
     """Position embedding of every token of a grid (t, h, w): a spatial part plus, where t > 1, a temporal part.
 
     Args:
         grid: tokens along time, rows, columns.
-        width: token width D; a multiple of 4 for ``"sincos"``.
-        kind: ``"separable"`` (both parts learned, as in MAE-ST) or ``"sincos"`` (both fixed; for an image it is MAE's).
-        temperature: of ``"sincos"``: its slowest wave is 2 pi * temperature tokens long. With the customary 10000 most
-            of the waves do not move over a small grid; about the grid's own size tells places apart more sharply.
+        width: token width D; a multiple of 4 for ``"sincos"``, of 2 for ``"sincos_1d"``.
+        kind: ``"separable"`` (both parts learned, as in MAE-ST), ``"sincos"`` (both fixed; for an image it is MAE's) or
+            ``"sincos_1d"`` (fixed, of the token's number among all N: there are no parts; VideoMAE's).
+        temperature: of the fixed ones: their slowest wave is 2 pi * temperature tokens long. With the customary 10000
+            most waves do not move over a small grid; about the grid's own size tells places apart more sharply.
 
     Raises:
         ValueError: unknown kind, or a width that sin-cos cannot split.
@@ -39,6 +46,7 @@ class PositionEmbedding(nn.Module):
     def __init__(self, grid: tuple[int, int, int], width: int, kind: str, temperature: float = 10000.0):
         super().__init__()
         t, h, w = grid
+        self.kind = kind
         if kind == "separable":
             self.space = nn.Parameter(torch.empty(h * w, width))
             self.time = nn.Parameter(torch.empty(t, width))
@@ -50,9 +58,15 @@ class PositionEmbedding(nn.Module):
             time = sincos_1d(torch.arange(t), width, temperature) if t > 1 else torch.zeros(1, width)
             self.register_buffer("space", sincos_2d(h, w, width, temperature), persistent=False)
             self.register_buffer("time", time, persistent=False)
+        elif kind == "sincos_1d":
+            if width % 2:
+                raise ValueError(f"sin-cos positions need an even width, got {width}")
+            self.register_buffer("table", sincos_table(t * h * w, width, temperature), persistent=False)
         else:
             raise ValueError(f"unknown position embedding {kind!r}: choose one of {', '.join(POSITIONS)}")
 
     def forward(self) -> torch.Tensor:
         """(1, N, D), t-major."""
+        if self.kind == "sincos_1d":
+            return self.table.unsqueeze(0)
         return (self.time[:, None] + self.space[None]).flatten(0, 1).unsqueeze(0)

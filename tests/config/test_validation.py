@@ -42,7 +42,12 @@ def test_tables_cover_every_declared_key():
     for table in tables:
         assert not set(table) - set(declared), "a rule for a key that does not exist"
     free_text = {"OUTPUT_DIR", "DEVICE", "DATA.PATH_TO_DATA_DIR", "DATA.PATH_PREFIX", "DATA.PAGE", "DATA.LABELS"}
-    free_text |= {"MODEL.WEIGHTS", "AUGMENT.RAND_AUGMENT", "TEST.SPLIT"}  # paths; what RandAugment itself parses
+    free_text |= {
+        "MODEL.WEIGHTS",
+        "MODEL.CLIP.WEIGHTS",
+        "AUGMENT.RAND_AUGMENT",
+        "TEST.SPLIT",
+    }  # paths; what RandAugment itself parses
     lists = {f"INPAINT.{key}" for key in ("MASKS", "SAMPLERS", "FILLS", "COMPARE")}  # rules of their own
     free_text |= lists | {f"INPAINT.{key}" for key in ("LPIPS_BACKBONE", "LPIPS_HEADS", "FEATURE_WEIGHTS")}
     any_length = (
@@ -225,13 +230,18 @@ def test_choices_agree_with_the_code():
     from diffmae_video.diffusion import SCHEDULES
     from diffmae_video.engine.wrapping import PRECISIONS
     from diffmae_video.models.diffmae import PREDICTIONS
-    from diffmae_video.models.masked_autoencoder import TARGETS
+    from diffmae_video.models.dual_mask import PATTERNS
+    from diffmae_video.models.masked_autoencoder import FEATURE_LOSSES
     from diffmae_video.models.positions import POSITIONS
+    from diffmae_video.models.targets import TARGET_FRAMES, TARGETS
 
     assert set(models.DECODERS) == set(validation.CHOICES["MODEL.DECODER.TYPE"])
     assert set(SCHEDULES) == set(validation.CHOICES["DIFFUSION.SCHEDULE"])
     assert set(PREDICTIONS) == set(validation.CHOICES["MODEL.PREDICTION"])
     assert set(TARGETS) == set(validation.CHOICES["MODEL.TARGET"])
+    assert set(TARGET_FRAMES) == set(validation.CHOICES["MODEL.TARGET_FRAMES"])
+    assert set(PATTERNS) == set(validation.CHOICES["MODEL.DECODER.PREDICT_PATTERN"])
+    assert set(FEATURE_LOSSES) == set(validation.CHOICES["MODEL.CLIP.LOSS"])
     assert set(PRECISIONS) == set(validation.CHOICES["TRAIN.PRECISION"])
     assert set(POSITIONS) == set(validation.CHOICES["MODEL.ENCODER.POSITION"])
 

@@ -39,6 +39,7 @@ class Output(NamedTuple):
     mask: torch.Tensor
     per_clip_loss: torch.Tensor
     t: torch.Tensor | None
+    parts: dict[str, torch.Tensor] = {}
 
 
 class FakeModel(nn.Module):

@@ -6,8 +6,9 @@ import torch
 from diffmae_video.config.sizes import ENCODER_SIZES
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskChoice, SpaceTimeViT, make_mask
-from diffmae_video.models.patches import normalize_patches, patchify, token_grid, unpatchify
+from diffmae_video.models.patches import patchify, token_grid, unpatchify
 from diffmae_video.models.positions import PositionEmbedding
+from diffmae_video.models.targets import normalize_patches
 
 CLIP, PATCH = (3, 4, 16, 24), (2, 8, 8)
 MILLIONS = {"tiny": 5.7, "small": 22, "base": 86, "large": 304, "huge": 632}
