@@ -51,8 +51,14 @@ setup(
         "evidence": ["matplotlib"],
         # the fill of OpenCV that inpainting is compared with
         "opencv": ["opencv-python-headless"],
+        # CLIP targets: MODEL.CLIP.WEIGHTS
+        "clip": ["transformers"],
         # the page of tools/serve_demo.py
         "page": ["gradio>=6"],
+        # encoder.onnx of tools/export.py
+        "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        # models of the Hugging Face hub: diffmae_video.hub
+        "hub": ["huggingface_hub"],
         # test runner, lint, what drives a browser, and the independent implementations that tests compare with
         "dev": [
             "pytest",
@@ -64,6 +70,10 @@ setup(
             "transformers",
             "diffusers",
             "webdataset",
+            "onnx",
+            "onnxscript",
+            "onnxruntime",
+            "huggingface_hub",
         ],
     },
 )

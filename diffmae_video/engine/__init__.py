@@ -23,6 +23,7 @@ from diffmae_video.engine.monitor import Monitor, configure_logging
 from diffmae_video.engine.optimizer import LrSchedule, make_adamw, make_optimizer, parameter_groups
 from diffmae_video.engine.tasks import ClassifyTask, PretrainTask
 from diffmae_video.engine.trainer import Trainer
+from diffmae_video.engine.weights_file import WeightsFile, load_weights, save_weights
 from diffmae_video.engine.wrapping import select_device
 
 __all__ = [
@@ -43,13 +44,16 @@ __all__ = [
     "TooManyUnreadable",
     "Trainer",
     "TrainingInterrupted",
+    "WeightsFile",
     "configure_logging",
     "ema_state",
     "find_checkpoint",
     "load_checkpoint",
+    "load_weights",
     "make_adamw",
     "make_optimizer",
     "parameter_groups",
     "save_checkpoint",
+    "save_weights",
     "select_device",
 ]

@@ -35,6 +35,7 @@ import torch
 
 from diffmae_video.engine.disk import NO_SPACE, tolerate_full_disk, write_atomically, write_text
 from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
+from diffmae_video.engine.weights_file import COUNTS, MODEL_FILE, SUFFIX, load_weights
 
 logger = logging.getLogger(__name__)
 
@@ -159,10 +160,12 @@ def newest_good(folder: str | Path) -> tuple[dict[str, Any], Path] | None:
 def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
     """Loads what ``path`` names: a checkpoint file, a run folder, its ``checkpoints`` folder, or the ``latest`` in it.
 
-    A folder or ``latest`` gives the newest whole checkpoint there.
+    A folder or ``latest`` gives the newest whole checkpoint there. A weights file (``.safetensors``), or a folder with
+    a ``model.safetensors`` and no checkpoints, gives what can be used of a model without going on with its run.
 
     Returns:
-        The checkpoint and the path of its file.
+        The checkpoint and the path of its file. Of a weights file: ``format``, ``model``, ``config``, ``progress`` (0
+        steps and clips where its notes do not say) and ``notes``.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -175,11 +178,23 @@ def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
     if path.name == LATEST and path.is_file() and not zipfile.is_zipfile(path):
         folder = path.parent
     if not folder.is_dir():
-        return load_checkpoint(path), path.resolve()
+        return (_from_weights_file if path.suffix == SUFFIX else load_checkpoint)(path), path.resolve()
     found = newest_good(folder)
+    if found is None and (folder / MODEL_FILE).is_file():
+        return _from_weights_file(folder / MODEL_FILE), folder / MODEL_FILE
     if found is None:
-        raise FileNotFoundError(f"no checkpoint in {path}: expected a run folder with {FOLDER}/step_*.pt, or a file")
+        raise FileNotFoundError(
+            f"no checkpoint in {path}: expected a run folder with {FOLDER}/step_*.pt, a folder with {MODEL_FILE}, or "
+            "a file"
+        )
     return found
+
+
+def _from_weights_file(path: Path) -> dict[str, Any]:
+    """A weights file in the form of a checkpoint."""
+    tensors, config, notes = load_weights(path)
+    progress = {name: int(notes.get(name, 0)) for name in COUNTS}
+    return {"format": FORMAT, "model": tensors, "config": config, "progress": progress, "notes": notes}
 
 
 class CheckpointManager:
