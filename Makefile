@@ -37,7 +37,8 @@ lint: $(STAMP)
 
 venv: $(STAMP)
 
-# torch first and by itself: the index of CPU builds is for it alone, and nothing after it may replace it.
+# torch first and by itself: the index of CPU builds is for it alone, and nothing after it may replace it. timm last and
+# alone: it asks for torchvision, which has to stay absent, and the one test that compares with timm does without.
 $(STAMP): setup.py pyproject.toml constraints.txt
 	@$(or $(PYTHON),false) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "Python 3.11 or newer is needed (found: '$(PYTHON)'): install one, or name it with PYTHON=..."; exit 1; }
@@ -45,6 +46,7 @@ $(STAMP): setup.py pyproject.toml constraints.txt
 	@echo "installing torch, then everything else (one to several minutes, once)"
 	@$(PIP) install --quiet -c constraints.txt $(TORCH_INDEX) torch
 	@$(PIP) install --quiet -c constraints.txt -e ".[demo,page,dev]"
+	@$(PIP) install --quiet -c constraints.txt --no-deps timm
 	@touch $(STAMP)
 
 clean:

@@ -182,5 +182,5 @@ class VideoClassifier(PixelNormalization):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are positions or tokens: like biases and norms, they are not decayed."""
-        names = ("position.space", "position.time", "class_token", "query")
+        names = ("position.space", "position.time", "position.table", "class_token", "query")
         return {name for name, _ in self.named_parameters() if name.endswith(names)}

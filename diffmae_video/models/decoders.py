@@ -100,7 +100,12 @@ class JointDecoder(Decoder):
     """Self-attention over visible latents and hidden tokens together (MAE's decoder); hidden ones are read out.
 
     With ``class_token`` a learned token of the decoder's own goes with them, and the encoder's class token, where it
-    has one, does not enter (MAE-ST). Without, the encoder's goes through the projection like the patches (MAE).
+    has one, does not enter (MAE-ST). Without, the encoder's goes through the projection like the patches (MAE), and
+    with ``class_position`` it then gets a learned position of its own (PySlowFast's MAE-ST).
+
+    Raises:
+        ValueError: ``class_token`` and ``class_position`` together; in ``prepare``, ``class_position`` where the
+            encoder has no class token.
     """
 
     def __init__(
@@ -115,20 +120,31 @@ class JointDecoder(Decoder):
         position: str,
         temperature: float = 10000.0,
         class_token: bool = False,
+        class_position: bool = False,
     ):
         super().__init__(grid, width, patch_values, position, temperature)
+        if class_token and class_position:
+            raise ValueError("class_position belongs to the encoder's class token, class_token takes its place")
         self.context_embed = nn.Linear(encoder_width, width)
         self.class_token = nn.Parameter(torch.empty(1, 1, width)) if class_token else None
         if class_token:
             nn.init.normal_(self.class_token, std=0.02)
+        self.class_position = nn.Parameter(torch.empty(1, 1, width)) if class_position else None
+        if class_position:
+            nn.init.trunc_normal_(self.class_position, std=0.02)
         self.blocks = nn.ModuleList(Block(width, heads, mlp_ratio) for _ in range(depth))
 
     def prepare(self, features: list[torch.Tensor], visible: torch.Tensor) -> torch.Tensor:
         """Visible tokens (B, V or 1 + V, d) from the encoder's final output (B, V or 1 + V, D)."""
-        if self.class_token is None:
-            return self.context_embed(features[0]) + self.positions(visible, features[0].shape[1])
-        tokens = self.context_embed(features[0][:, -visible.shape[1] :]) + self.positions(visible)
-        return torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        if self.class_token is not None:
+            tokens = self.context_embed(features[0][:, -visible.shape[1] :]) + self.positions(visible)
+            return torch.cat([self.class_token.expand(len(tokens), -1, -1).to(tokens.dtype), tokens], dim=1)
+        positions = self.positions(visible, features[0].shape[1])
+        if self.class_position is not None:
+            if features[0].shape[1] == visible.shape[1]:
+                raise ValueError("class_position is of the encoder's class token, and this encoder has none")
+            positions = torch.cat([self.class_position.expand(len(positions), -1, -1), positions[:, 1:]], dim=1)
+        return self.context_embed(features[0]) + positions
 
     def features(self, x: torch.Tensor, context: torch.Tensor) -> torch.Tensor:
         hidden = x.shape[1]

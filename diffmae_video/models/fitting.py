@@ -13,15 +13,25 @@ from dataclasses import dataclass, field
 import torch
 from torch import nn
 
-from diffmae_video.models.positions import PositionEmbedding
-from diffmae_video.models.resizing import check_inflation, resize_patch_weight, resize_space, resize_time
+from diffmae_video.models.positions import LEARNED, PositionEmbedding
+from diffmae_video.models.resizing import (
+    check_inflation,
+    resize_patch_weight,
+    resize_space,
+    resize_table,
+    resize_time,
+)
 
 # What only pre-training needs: left out where the target does not have it.
-PRETEXT = ("decoder.", "mask_token", "noisy_embed.", "time_embed.", "feature_head.")
+PRETEXT = (
+    "decoder.", "mask_token", "noisy_embed.", "time_embed.", "feature_head.", "image_tokenizer.", "label_embed.",
+)  # fmt: skip
 # How pixels are normalised: the target's own, from its configuration.
 PIXELS = ("pixel_mean", "pixel_std")
 # Their shapes follow from the patch without the order of its values being known here.
-PATCH_SIZED = ("decoder.head.", "noisy_embed.")
+PATCH_SIZED = ("decoder.head.", "noisy_embed.", "image_tokenizer.")
+# An encoder that embeds latents of patches has what makes them.
+LATENTS = "encoder.patch_embed.tokenizer."
 
 Shape = tuple[int, ...]
 Triple = tuple[int, int, int]
@@ -88,7 +98,8 @@ def fit_weights(
     if skip is None:
         skip = [part for part in PRETEXT if not _named(own, [part])]
     shared, skipped, initialised = _sort(target, own, source, skip, fresh)
-    resizer = _Resizer(source_grid, source_patch, target.encoder.grid, target.encoder.patch_size, inflation)
+    encoder, latents = target.encoder, any(name.startswith(LATENTS) for name in source)
+    resizer = _Resizer(source_grid, source_patch, encoder.grid, encoder.patch_size, inflation, latents)
     notes = _position_notes(target, source, source_grid, source_temperature) + _pixel_notes(own, source)
     report = FitReport(skipped=skipped, initialised=initialised, notes=notes)
     values = {name: _fitted(name, source[name], own[name], resizer, report) for name in shared}
@@ -101,7 +112,16 @@ def fit_weights(
 class _Resizer:
     """The source's tensors for the target's grid and patch. These decide, not shapes: 4 x 9 and 6 x 6 are both 36."""
 
-    def __init__(self, old_grid: Triple, old_patch: Triple, new_grid: Triple, new_patch: Triple, inflation: str):
+    def __init__(
+        self,
+        old_grid: Triple,
+        old_patch: Triple,
+        new_grid: Triple,
+        new_patch: Triple,
+        inflation: str,
+        latents: bool = False,
+    ):
+        self.latents = latents  # whether what is embedded are latents of patches
         self.old_grid, self.new_grid = tuple(old_grid), tuple(new_grid)
         self.old_patch, self.new_patch = tuple(old_patch), tuple(new_patch)
         check_inflation(inflation)
@@ -115,7 +135,15 @@ class _Resizer:
             return resize_space(value, tuple(old_space), tuple(new_space)), how
         if name.endswith("position.time") and old_t != new_t:
             return resize_time(value, new_t), f"positions {old_t} -> {new_t}, linear"
+        if name.endswith("position.table") and self.old_grid != self.new_grid:
+            how = f"positions {_by(self.old_grid)} -> {_by(self.new_grid)}, bicubic in space, linear in time"
+            return resize_table(value, self.old_grid, self.new_grid), how
         if self.old_patch != self.new_patch:
+            if name.startswith(LATENTS) or (self.latents and name == "encoder.patch_embed.weight"):
+                raise WeightsError(
+                    f"{name} belongs to latents of patches of {_by(self.old_patch)}, the model's are of "
+                    f"{_by(self.new_patch)}: set MODEL.PATCH_SIZE to the former"
+                )
             if name == "encoder.patch_embed.weight":
                 resized = resize_patch_weight(value, self.old_patch, self.new_patch, self.inflation)
                 return resized, self._patch_change()
@@ -186,10 +214,12 @@ def _check_geometry(
                 f"the weights are of {what} {old}, MODEL.ENCODER.{key} is {new} ({name}: {theirs} in the weights, "
                 f"{ours} in the model): set MODEL.ENCODER.SIZE or {key} as in their run"
             )
-    if theirs[1] % (patch[0] * patch[1] * patch[2]):
+    of_latents = any(key.startswith(LATENTS) for key in source)
+    if not of_latents and theirs[1] % (patch[0] * patch[1] * patch[2]):
         raise WeightsError(f"{name} {theirs} is not for patches of {_by(patch)}: give the patch of the weights' model")
-    space, time = "encoder.position.space", "encoder.position.time"
-    for name, rows in ((space, grid[1] * grid[2]), (time, grid[0])):
+    slots, places = grid[0], grid[1] * grid[2]
+    for part, rows in (("space", places), ("time", slots), ("table", slots * places)):
+        name = f"encoder.position.{part}"
         if name in source and len(source[name]) != rows:
             raise WeightsError(
                 f"{name} {tuple(source[name].shape)} is not for {_by(grid)} tokens: give the grid of the weights' model"
@@ -201,7 +231,7 @@ def _position_notes(
 ) -> list[str]:
     """What there is to say about fixed positions. Raises WeightsError if they are of another temperature."""
     position, new_grid = target.encoder.position, tuple(target.encoder.grid)
-    if position.kind == "separable" or "encoder.position.space" in source:
+    if position.kind in LEARNED or any(name.startswith("encoder.position.") for name in source):
         return []
     if temperature is not None:
         expected = PositionEmbedding(new_grid, target.encoder.width, position.kind, temperature)()
@@ -234,9 +264,18 @@ def _named(names: Iterable[str], entries: Sequence[str]) -> list[str]:
 def _one_sided(names: Sequence[str], state: Mapping[str, torch.Tensor], here: str, there: str, argument: str) -> str:
     listed = ", ".join(f"{name} {tuple(state[name].shape)}" for name in names[:4])
     more = f" and {len(names) - 4} more" if len(names) > 4 else ""
+    keys = {
+        "encoder.class_token": "ENCODER.CLASS_TOKEN",
+        "encoder.position.": "ENCODER.POSITION",
+        "decoder.class_token": "DECODER.CLASS_TOKEN",
+        "decoder.class_position": "DECODER.CLASS_POSITION",
+        "decoder.position.": "DECODER.POSITION",
+        LATENTS: "LDAE.INPUT and MODEL.LDAE.TOKENIZER",
+        "encoder.blocks.": "NAME",  # of as many blocks: those of a LatentDAE have other parts
+    }
     settings = [
-        f"set MODEL.ENCODER.{key} as in the weights' run"
-        for part, key in (("encoder.class_token", "CLASS_TOKEN"), ("encoder.position.", "POSITION"))
+        f"set MODEL.{key} as in the weights' run"
+        for part, key in keys.items()
         if any(name.startswith(part) for name in names)
     ]
     advice = "; ".join([*settings, f"or, from Python, name it in {argument}"])

@@ -204,7 +204,7 @@ class MaskedAutoencoder(PixelNormalization):
 
     def no_weight_decay(self) -> set[str]:
         """Names of the parameters that are positions or tokens: like biases and norms, they are not decayed."""
-        names = ("position.space", "position.time", "class_token", "mask_token")
+        names = ("position.space", "position.time", "position.table", "class_token", "class_position", "mask_token")
         return {name for name, _ in self.named_parameters() if name.endswith(names)}
 
 

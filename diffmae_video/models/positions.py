@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-POSITIONS = ("separable", "sincos", "sincos_1d")
+POSITIONS = ("separable", "learned", "sincos", "sincos_1d")
+LEARNED = ("separable", "learned")  # those that are among a model's weights
 
 
 def sincos_1d(positions: torch.Tensor, width: int, temperature: float) -> torch.Tensor:
@@ -29,13 +30,14 @@ def sincos_table(places: int, width: int, temperature: float) -> torch.Tensor:
 
 
 class PositionEmbedding(nn.Module):
-    """Position embedding of every token of a grid (t, h, w): a spatial part plus, where t > 1, a temporal part.
+    """Position embedding of every token of a grid (t, h, w): a part for space plus one for time, or one per token.
 
     Args:
         grid: tokens along time, rows, columns.
         width: token width D; a multiple of 4 for ``"sincos"``, of 2 for ``"sincos_1d"``.
-        kind: ``"separable"`` (both parts learned, as in MAE-ST), ``"sincos"`` (both fixed; for an image it is MAE's) or
-            ``"sincos_1d"`` (fixed, of the token's number among all N: there are no parts; VideoMAE's).
+        kind: with parts, ``"separable"`` (both learned, as in MAE-ST) or ``"sincos"`` (both fixed, that of time zero
+            where t = 1; for an image it is MAE's). Without, ``"learned"`` (a row for every token) or ``"sincos_1d"``
+            (fixed, of the token's number among all N; VideoMAE's).
         temperature: of the fixed ones: their slowest wave is 2 pi * temperature tokens long. With the customary 10000
             most waves do not move over a small grid; about the grid's own size tells places apart more sharply.
 
@@ -52,6 +54,9 @@ class PositionEmbedding(nn.Module):
             self.time = nn.Parameter(torch.empty(t, width))
             nn.init.trunc_normal_(self.space, std=0.02)
             nn.init.trunc_normal_(self.time, std=0.02)
+        elif kind == "learned":
+            self.table = nn.Parameter(torch.empty(t * h * w, width))
+            nn.init.trunc_normal_(self.table, std=0.02)
         elif kind == "sincos":
             if width % 4:
                 raise ValueError(f"sin-cos positions need a width that is a multiple of 4, got {width}")
@@ -67,6 +72,6 @@ class PositionEmbedding(nn.Module):
 
     def forward(self) -> torch.Tensor:
         """(1, N, D), t-major."""
-        if self.kind == "sincos_1d":
+        if self.kind in ("learned", "sincos_1d"):
             return self.table.unsqueeze(0)
         return (self.time[:, None] + self.space[None]).flatten(0, 1).unsqueeze(0)

@@ -92,6 +92,16 @@ def resize_time(time: torch.Tensor, new: int) -> torch.Tensor:
     return (resampling_matrix(len(time), new, "bilinear").to(time.device) @ time.double()).to(time.dtype)
 
 
+def resize_table(table: torch.Tensor, old: tuple[int, int, int], new: tuple[int, int, int]) -> torch.Tensor:
+    """Positions learned for every token (t * h * w, D) of a grid (t, h, w) for another one -> (t' * h' * w', D).
+
+    The two maps of :func:`resize_space` and :func:`resize_time`, so that the sum of a part for space and a part for
+    time becomes the sum of the two resized parts.
+    """
+    slots = [resize_space(slot, old[1:], new[1:]) for slot in table.unflatten(0, (old[0], -1))]
+    return resize_time(torch.stack(slots).flatten(1), new[0]).unflatten(1, (-1, table.shape[1])).flatten(0, 1)
+
+
 def resize_patch_weight(
     weight: torch.Tensor, old: tuple[int, int, int], new: tuple[int, int, int], inflation: str = "average"
 ) -> torch.Tensor:

@@ -6,6 +6,8 @@ import pytest
 
 from diffmae_video.config import ConfigError, load_config
 
+CLASS_TOKENS = ["MODEL.ENCODER.CLASS_TOKEN", True, "MODEL.DECODER.CLASS_TOKEN", True]
+
 
 def refused(*overrides) -> str:
     with pytest.raises(ConfigError) as caught:
@@ -28,6 +30,15 @@ def refused(*overrides) -> str:
             ['MODEL.TARGET "normalized_per_channel"', "TRAIN.VISUALIZE_PERIOD to 0"],
         ),
         (["MODEL.DECODER.CLASS_TOKEN", True], ["MODEL.DECODER.CLASS_TOKEN", "cross_self", '"joint"']),
+        (["MODEL.DECODER.CLASS_POSITION", True], ["MODEL.DECODER.CLASS_POSITION", "leave it out"]),
+        (
+            ["MODEL.DECODER.CLASS_POSITION", True, "MODEL.DECODER.TYPE", "joint"],
+            ["needs", "MODEL.ENCODER.CLASS_TOKEN True"],
+        ),
+        (
+            ["MODEL.DECODER.CLASS_POSITION", True, "MODEL.DECODER.TYPE", "joint", *CLASS_TOKENS],
+            ["needs", "MODEL.DECODER.CLASS_TOKEN False"],
+        ),
         (["TASK", "inpaint_eval", "MODEL.DECODER.PREDICT_RATIO", 0.5], ["PREDICT_RATIO is for training"]),
         (
             ["MODEL.ENCODER.POSITION", "sincos_1d", "MODEL.ENCODER.WIDTH", 33, "MODEL.ENCODER.HEADS", 3],
@@ -51,6 +62,8 @@ def test_what_cannot_be_trained_is_refused(overrides, parts):
         ["DIFFUSION.TRAIN_RANGE", [0.5, 0.5]],
         ["MODEL.NAME", "MAE", "MODEL.TARGET_FRAMES", "linspace", "MODEL.TARGET", "normalized"],
         ["MODEL.DECODER.TYPE", "joint", "MODEL.DECODER.CLASS_TOKEN", True],
+        ["MODEL.DECODER.TYPE", "joint", "MODEL.DECODER.CLASS_POSITION", True, "MODEL.ENCODER.CLASS_TOKEN", True],
+        ["MODEL.ENCODER.POSITION", "learned", "MODEL.DECODER.POSITION", "learned", "MODEL.DECODER.WIDTH", 512],
         ["MODEL.ENCODER.POSITION", "sincos_1d", "MODEL.DECODER.POSITION", "sincos_1d"],
         ["MODEL.DECODER.PREDICT_RATIO", 0.5],
     ],

@@ -17,10 +17,12 @@ CLIP, PATCH, TOKENS = (3, 4, 16, 24), (2, 8, 8), 12
 WIDTH, CLASSES = 24, 5
 
 
-def build(kind="finetune", class_token=False, clip=CLIP, patch=PATCH, drop_path=0.0, **options) -> VideoClassifier:
+def build(
+    kind="finetune", class_token=False, clip=CLIP, patch=PATCH, drop_path=0.0, position="separable", **options
+) -> VideoClassifier:
     """A small classifier whose head is large enough for its scores to tell something."""
     torch.manual_seed(0)
-    encoder = SpaceTimeViT(clip, patch, WIDTH, depth=3, heads=2, class_token=class_token, drop_path=drop_path)
+    encoder = SpaceTimeViT(clip, patch, WIDTH, 3, 2, position=position, class_token=class_token, drop_path=drop_path)
     model = VideoClassifier(encoder, CLASSES, kind, probe_heads=2, **{"init_std": 0.5, **options})
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -221,6 +223,7 @@ def test_positions_and_tokens_are_not_decayed():
     assert build().no_weight_decay() == positions
     assert build(class_token=True).no_weight_decay() == positions | {"encoder.class_token"}
     assert build("attentive").no_weight_decay() == positions | {"head.query"}
+    assert build(position="learned").no_weight_decay() == {"encoder.position.table"}
 
 
 @pytest.mark.parametrize(

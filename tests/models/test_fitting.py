@@ -8,6 +8,7 @@ from diffmae_video.models import DECODERS, MAE, DiffMAE, SpaceTimeViT
 from diffmae_video.models.classifier import VideoClassifier
 from diffmae_video.models.fitting import PRETEXT, WeightsError, fit_weights
 from diffmae_video.models.patches import patchify
+from diffmae_video.models.resizing import resize_table
 
 CLIP, PATCH, GRID = (3, 4, 32, 48), (2, 8, 8), (2, 4, 6)
 IMAGE, IMAGE_PATCH, IMAGE_GRID = (3, 1, 32, 48), (1, 8, 8), (1, 4, 6)
@@ -48,7 +49,7 @@ def assert_unchanged(model, before):
 # ------------------------------------------------------------------------------------------------- pre-trained models
 
 
-@pytest.mark.parametrize("position", ["separable", "sincos"])
+@pytest.mark.parametrize("position", ["separable", "learned", "sincos"])
 @pytest.mark.parametrize("kind", ["linear", "attentive"])
 def test_a_probe_has_the_encoder_of_its_pre_training(kind, position):
     source, target = pretrained(position=position), classifier(kind=kind, position=position)
@@ -114,6 +115,35 @@ def test_more_frames_and_a_higher_resolution_resize_the_learned_positions():
     first, last = target.encoder.position.time[[0, -1]]
     torch.testing.assert_close(first, source.encoder.position.time[0])
     torch.testing.assert_close(last, source.encoder.position.time[-1])
+
+
+def test_positions_of_every_token_are_resized_too():
+    source, target = pretrained(position="learned"), classifier((3, 8, 48, 64), position="learned")
+    report = fit(target, source, source_temperature=10000.0)
+    how = "positions 2x4x6 -> 4x6x8, bicubic in space, linear in time"
+    assert report.resized == [("encoder.position.table", (48, 24), (192, 24), how)] and report.notes == []
+    expected = resize_table(source.encoder.position.table, GRID, (4, 6, 8))
+    assert torch.equal(target.encoder.position.table, expected)
+    turned = classifier((3, 4, 48, 32), position="learned")  # 4 x 6 and 6 x 4 tokens
+    assert [name for name, *_ in fit(turned, source).resized] == ["encoder.position.table"]
+
+
+def test_a_decoder_of_other_positions_or_class_tokens_is_refused():
+    """Every difference is named by its key."""
+
+    def joint(**options):
+        vit = encoder(class_token=True)
+        return MAE(vit, DECODERS["joint"](vit.grid, vit.width, 16, 2, 2, 2.0, 384, **options))
+
+    plain = joint(position="separable")
+    for options, key in (
+        ({"position": "learned"}, "POSITION"),
+        ({"position": "separable", "class_position": True}, "CLASS_POSITION"),
+        ({"position": "separable", "class_token": True}, "CLASS_TOKEN"),
+    ):
+        for source, target in ((plain, joint(**options)), (joint(**options), plain)):
+            with pytest.raises(WeightsError, match=f"set MODEL.DECODER.{key} as in the weights' run"):
+                fit(target, source, fresh=())
 
 
 def test_the_grid_decides_and_not_the_number_of_tokens():
@@ -246,6 +276,7 @@ def test_a_probe_on_fine_tuned_weights_without_the_encoders_norm_must_name_it():
         ({"depth": 2}, "the weights are of depth 3, MODEL.ENCODER.DEPTH is 2"),
         ({"mlp_ratio": 2.0}, r"encoder.blocks.0.mlp.fc1.weight is \(96, 24\) in the weights and \(48, 24\) in the m"),
         ({"clip": (1, 4, 32, 48)}, r"encoder.patch_embed.weight is \(24, 384\) in the weights and \(24, 128\)"),
+        ({"position": "learned"}, r"in the weights but not in the model: encoder.position.space .*ENCODER.POSITION"),
         ({"position": "sincos"}, r"in the weights but not in the model: encoder.position.space .*ENCODER.POSITION"),
         ({"class_token": True}, r"in the model but not in the weights .*class_token \(1, 1, 24\).*ENCODER.CLASS_TOKEN"),
     ],
@@ -291,6 +322,11 @@ def test_what_is_skipped_although_the_model_has_it_must_be_named_twice():
 def test_a_grid_or_patch_that_is_not_the_weights_own_is_refused(grid, patch, message):
     with pytest.raises(WeightsError, match=message):
         fit_weights(classifier(), pretrained().state_dict(), grid, patch)
+
+
+def test_a_grid_that_is_not_that_of_the_positions_of_every_token_is_refused():
+    with pytest.raises(WeightsError, match=r"position.table \(48, 24\) is not for 2x4x7 tokens"):
+        fit_weights(classifier(position="learned"), pretrained(position="learned").state_dict(), (2, 4, 7), PATCH)
 
 
 def test_weights_of_something_else_are_refused():

@@ -7,7 +7,7 @@ from diffmae_video.config.sizes import ENCODER_SIZES
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskChoice, SpaceTimeViT, make_mask
 from diffmae_video.models.patches import patchify, token_grid, unpatchify
-from diffmae_video.models.positions import PositionEmbedding
+from diffmae_video.models.positions import POSITIONS, PositionEmbedding
 from diffmae_video.models.targets import normalize_patches
 
 CLIP, PATCH = (3, 4, 16, 24), (2, 8, 8)
@@ -79,7 +79,7 @@ def test_sincos_positions_are_maes_for_an_image():
     torch.testing.assert_close(ours, theirs.float(), rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("kind", ["separable", "sincos"])
+@pytest.mark.parametrize("kind", POSITIONS)
 def test_every_place_has_a_position_of_its_own(kind):
     positions = PositionEmbedding((3, 4, 5), 32, kind)()[0]
     assert positions.shape == (60, 32)

@@ -11,6 +11,7 @@ from diffmae_video.models.resizing import (
     resampling_matrix,
     resize_patch_weight,
     resize_space,
+    resize_table,
     resize_time,
     weight_matrix,
 )
@@ -76,6 +77,27 @@ def test_the_two_parts_together_are_the_interpolation_in_three_dimensions():
     ]
     whole = torch.einsum("at,bh,cw,thwd->abcd", *matrices, source()[0].unflatten(0, old))
     torch.testing.assert_close(target()[0], whole.flatten(0, 2))
+
+
+@pytest.mark.parametrize("old, new", [((3, 4, 5), (5, 6, 7)), ((4, 6, 6), (2, 3, 3)), ((2, 3, 4), (1, 3, 4))])
+def test_a_table_that_is_the_sum_of_two_parts_becomes_the_sum_of_the_resized_parts(old, new):
+    torch.manual_seed(0)
+    parts = PositionEmbedding(old, 8, "separable")
+    space, time = resize_space(parts.space, old[1:], new[1:]), resize_time(parts.time, new[0])
+    expected = (time[:, None] + space[None]).flatten(0, 1)
+    torch.testing.assert_close(resize_table(parts()[0], old, new), expected)
+
+
+def test_a_table_is_interpolated_in_three_dimensions_and_stays_on_its_own_grid():
+    old, new = (3, 4, 5), (5, 6, 7)
+    table = noise(60, 8)
+    matrices = [
+        resampling_matrix(o, n, mode).float()
+        for o, n, mode in zip(old, new, ("bilinear", "bicubic", "bicubic"), strict=True)
+    ]
+    whole = torch.einsum("at,bh,cw,thwd->abcd", *matrices, table.unflatten(0, old))
+    torch.testing.assert_close(resize_table(table, old, new), whole.flatten(0, 2))
+    assert torch.equal(resize_table(table, old, old), table)
 
 
 def test_image_positions_are_repeated_over_a_clip_and_come_back():

@@ -17,7 +17,16 @@ from diffmae_video.models.targets import frame_in_patch, normalize_channels, tak
 CLIP, PATCH = (3, 8, 16, 16), (2, 4, 4)  # 4 x 4 x 4 tokens
 
 
-def build(kind=MAE, decoder="joint", class_token=False, own_token=False, frames="all", position="sincos", **options):
+def build(
+    kind=MAE,
+    decoder="joint",
+    class_token=False,
+    own_token=False,
+    class_position=False,
+    frames="all",
+    position="sincos",
+    **options,
+):
     torch.manual_seed(0)
     encoder = SpaceTimeViT(CLIP, PATCH, width=24, depth=3, heads=2, class_token=class_token, position=position)
     decoder = DECODERS[decoder](
@@ -29,7 +38,7 @@ def build(kind=MAE, decoder="joint", class_token=False, own_token=False, frames=
         mlp_ratio=2.0,
         patch_values=target_values(PATCH, 3, frames),
         position=position,
-        **({"class_token": True} if own_token else {}),
+        **({"class_token": own_token, "class_position": class_position} if decoder == "joint" else {}),
     )
     options = {"mask_ratio": 0.5, "mask_strategy": "random", "target_frames": frames, **options}
     return MAE(encoder, decoder, **options) if kind is MAE else DiffMAE(encoder, decoder, NoiseSchedule(), **options)
@@ -167,8 +176,9 @@ def test_one_dimensional_positions_are_the_transformers_table():
         PositionEmbedding((2, 3, 2), 7, "sincos_1d")
 
 
-def test_a_short_clip_takes_the_first_rows_of_the_table():
-    model = build(position="sincos_1d").eval()
+@pytest.mark.parametrize("position", ["sincos_1d", "learned"])
+def test_a_short_clip_takes_the_first_rows_of_the_table(position):
+    model = build(position=position).eval()
     short = clips()[:, :, :4]
     tokens = model.encode(short)
     expected = model.encoder.features(patchify(short, PATCH), torch.arange(32).expand(2, -1))[0]
@@ -185,6 +195,36 @@ def test_the_decoders_own_class_token_takes_the_place_of_the_encoders():
     other = plain.prepare(clips(1), mask).layers[0]
     assert other.shape == (33, 16) and not torch.allclose(other[0], prefix[0])
     torch.testing.assert_close(other[1:], visible)  # the projection of the patches is the same
+
+
+@pytest.mark.parametrize("position", ["separable", "learned", "sincos"])
+def test_a_position_of_the_encoders_class_token(position):
+    """The class token alone is moved, by as much as the position; the decoder's other tokens stay where they were."""
+    model = build(class_token=True, class_position=True, position=position).eval()
+    plain = build(class_token=True, position=position).eval()
+    plain.load_state_dict({name: value for name, value in model.state_dict().items() if "class_position" not in name})
+    mask = torch.arange(64).expand(2, -1) % 2 == 0
+    ours, without = (each.prepare(clips(), mask).layers for each in (model, plain))
+    assert ours.shape == (2, 33, 16) and torch.equal(ours[:, 1:], without[:, 1:])
+    torch.testing.assert_close(ours[:, :1] - without[:, :1], model.decoder.class_position.expand(2, -1, -1))
+    model(clips(), mask).loss.backward()
+    assert model.decoder.class_position.grad.abs().sum() > 0
+    assert "decoder.class_position" in model.no_weight_decay()
+
+
+def test_a_position_without_the_encoders_class_token_is_refused():
+    with pytest.raises(ValueError, match="this encoder has none"):
+        build(class_position=True)(clips())
+    with pytest.raises(ValueError, match="class_token takes its place"):
+        build(class_token=True, own_token=True, class_position=True)
+
+
+def test_learned_positions_of_every_token_are_trained_and_not_decayed():
+    model = build(position="learned")
+    model(clips(), generator=torch.Generator().manual_seed(0)).loss.backward()
+    for part in (model.encoder, model.decoder):
+        assert part.position.table.shape[0] == 64 and (part.position.table.grad.abs().sum(dim=1) > 0).any()
+    assert {"encoder.position.table", "decoder.position.table"} <= model.no_weight_decay()
 
 
 def test_a_range_of_one_timestep_gives_that_one():
