@@ -64,7 +64,8 @@ def read_items(source: str, data: Path, test_split: str) -> list[Item]:
     """All files of the data, by the kinds of source that :func:`prepare` lists.
 
     Raises:
-        ListError: a manifest without one of its columns, a class number that is none, or an unknown ``source``.
+        ListError: a manifest without one of its columns, a class number that is none, nothing in a split, or an
+            unknown ``source``.
         FileNotFoundError: no such data.
     """
     if source == "manifest":
@@ -76,7 +77,10 @@ def read_items(source: str, data: Path, test_split: str) -> list[Item]:
         splits, layout = MOTION_SPLITS, "list"
     else:
         raise ListError(f"unknown source {source!r}: choose one of manifest, class_folders, motion_set")
-    entries = [(split, entry) for split in splits for entry in read_manifest(data, split, format=layout)]
+    try:
+        entries = [(split, entry) for split in splits for entry in read_manifest(data, split, format=layout)]
+    except ValueError as error:
+        raise ListError(str(error)) from error
     return [Item(Path(entry.path).resolve(), entry.label, split) for split, entry in entries]
 
 
