@@ -45,6 +45,8 @@ setup(
     extras_require={
         # DATA.DECODER "torchcodec"; needs FFmpeg's shared libraries on the system, and the release made for your torch
         "torchcodec": ["torchcodec"],
+        # MODEL.LDAE.TOKENIZER "conv_vae"
+        "vae": ["diffusers"],
         # sample photographs for the rendered demo set
         "demo": ["scikit-image", "scikit-learn"],
         # plots: tools/evidence.py, tools/visualize.py schedules, quality against steps

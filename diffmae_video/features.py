@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -154,9 +155,8 @@ def block_tokens(model: nn.Module, clip: torch.Tensor, layer: int = -1) -> torch
         raise ValueError(f"layer {layer}: this encoder has {encoder.depth} blocks, choose from -1 to -{encoder.depth}")
     if layer == -1:
         return model.encode(clip)
-    x = encoder.embed(patchify(clip, encoder.patch_size))
-    for block in encoder.blocks[: encoder.depth + layer + 1]:
-        x = block(x)
+    outputs = encoder.block_outputs(encoder.embed(patchify(clip, encoder.patch_size)))
+    x = next(itertools.islice(outputs, encoder.depth + layer, None))  # no later block is computed
     return x if encoder.class_token is None else x[:, 1:]
 
 

@@ -23,6 +23,10 @@ SMALL = (
 CLASS_TOKEN = "MODEL.ENCODER.CLASS_TOKEN True"
 READS_CLASS_TOKEN = f"{CLASS_TOKEN} MODEL.HEAD.POOL class_token"
 LEARNED = "MODEL.ENCODER.POSITION separable MODEL.DECODER.POSITION separable"
+TABLES = (
+    f"{CLASS_TOKEN} MODEL.ENCODER.POSITION learned MODEL.DECODER.POSITION learned MODEL.DECODER.TYPE joint "
+    "MODEL.DECODER.CLASS_POSITION True"
+)
 FIXED = "MODEL.ENCODER.POSITION sincos"
 IMAGE = "DATA.NUM_FRAMES 1 MODEL.PATCH_SIZE [1,8,8]"
 PRETEXT = ("decoder.", "noisy_embed.", "time_embed.")
@@ -247,6 +251,19 @@ def test_pre_training_goes_on_with_more_frames_at_a_higher_resolution(tmp_path, 
         assert torch.equal(model.encoder.position(), build_model(cfg).encoder.position())
 
 
+def test_pre_training_goes_on_with_a_position_for_every_token(tmp_path):
+    checkpoint(tmp_path, config("pretrain", TABLES))
+    model, _, lines = start(config("pretrain", f"{TABLES} DATA.NUM_FRAMES 8 DATA.CROP_SIZE 48", SEED=3), tmp_path)
+    for part, width in (("encoder", 24), ("decoder", 16)):
+        how = "positions 2x4x4 -> 4x6x6, bicubic in space, linear in time"
+        assert f"resized: {part}.position.table (32, {width}) -> (144, {width}), {how}" in lines
+    assert model.decoder.class_position.shape == (1, 1, 16)
+    with pytest.raises(RunError, match="set MODEL.DECODER.CLASS_POSITION as in the weights' run"):
+        start(config("pretrain", f"{TABLES} MODEL.DECODER.CLASS_POSITION False"), tmp_path)
+    with pytest.raises(RunError, match="MODEL.ENCODER.POSITION learned, this run has sincos_1d"):
+        start(config("pretrain", f"{TABLES} MODEL.ENCODER.POSITION sincos_1d"), tmp_path)
+
+
 @pytest.mark.parametrize("inflation", ["average", "center"])
 def test_a_static_clip_is_to_a_video_model_what_the_image_was(tmp_path, inflation):
     image_cfg = config("linear", IMAGE)
@@ -307,3 +324,12 @@ def test_fixed_positions_of_another_kind_are_refused(tmp_path):
         start(config("finetune", f"{FIXED} MODEL.ENCODER.POSITION sincos_1d"), tmp_path)
     with pytest.raises(RunError, match="MODEL.DECODER.POSITION sincos, this run has sincos_1d"):
         start(config("pretrain", f"{FIXED} MODEL.DECODER.POSITION sincos_1d"), tmp_path)
+
+
+def test_another_target_is_said_where_the_decoder_goes_on(tmp_path):
+    """Its shapes are the same; the first loss is not."""
+    checkpoint(tmp_path, config("pretrain"))
+    _, _, lines = start(config("pretrain", "MODEL.TARGET normalized"), tmp_path)
+    assert "MODEL.TARGET: the decoder was trained with raw, this run goes on with normalized" in lines
+    _, _, lines = start(config("pretrain"), tmp_path)
+    assert not any("goes on with" in line for line in lines)

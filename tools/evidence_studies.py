@@ -20,6 +20,7 @@ class Arm:
         title: in tables and plots.
         configs: files of its pre-training, in the study's folder of configs; none = random weights.
         overrides: KEY, VALUE, ... of its pre-training.
+        encoder: KEY, VALUE, ... of its pre-training and of all that starts from it: what the encoder reads.
         per_seed: one pre-training for every seed; otherwise all seeds share one (of seed 0).
         extra_steps: optimiser steps that its recognition runs take beyond those of the others, such as the price of
             a pre-training.
@@ -30,6 +31,7 @@ class Arm:
     title: str
     configs: tuple[str, ...] = ()
     overrides: tuple[str, ...] = ()
+    encoder: tuple[str, ...] = ()
     per_seed: bool = False
     extra_steps: int = 0
     tasks: tuple[str, ...] = ()
@@ -158,7 +160,7 @@ def _pretrainings(study: Study, output: Path, seeds: Sequence[int]) -> Iterator[
             yield Run(
                 folder,
                 _files(study, arm.configs),
-                (*_common(folder, data, seed), *arm.overrides),
+                (*_common(folder, data, seed), *arm.encoder, *arm.overrides),
                 arm.name,
                 PRETRAIN,
                 labels=0,
@@ -180,7 +182,7 @@ def _recognition(study: Study, output: Path, arm: Arm, task: Recognition, labels
         raise ValueError(f"{study.name}: {arm.name} takes more steps, but {task.name} does not say than how many")
     if after is not None:
         overrides += ["MODEL.WEIGHTS", str(after)]
-    overrides += task.overrides
+    overrides += [*arm.encoder, *task.overrides]
     return Run(folder, _files(study, task.configs), tuple(overrides), arm.name, task.name, labels, seed, after)
 
 

@@ -35,11 +35,12 @@ from diffmae_video import load_model
 from diffmae_video.data import UnreadableVideo
 from diffmae_video.data.transforms import Box, center_box, crop_and_resize
 from diffmae_video.data.writing import write_image, write_video
-from diffmae_video.diffusion import NoiseSchedule
+from diffmae_video.diffusion import UNSCALED, NoiseSchedule
 from diffmae_video.engine.errors import RunError
 from diffmae_video.engine.wrapping import autocast
 from diffmae_video.features import FeatureOptions, encode_clips
 from diffmae_video.inpainting import inpaint_video
+from diffmae_video.inpainting.sampling import check_model
 from diffmae_video.models import DiffMAE
 from diffmae_video.visualize import (
     Trajectory,
@@ -77,6 +78,8 @@ def task_of(options: argparse.Namespace) -> Task:
     source = source_of(options)
     weights = options.weights if isinstance(options.weights, list) else [options.weights]
     models = [load_model(path, device=device) for path in weights]
+    for model in models:
+        check_model(model)
     return Task(source, mask_of(options, source, models[0]), models)
 
 
@@ -222,6 +225,7 @@ def make_schedules(options: argparse.Namespace) -> None:
         f"{name}, rho {rho:g}": NoiseSchedule(name, options.steps, rho).abar.numpy()
         for name in options.schedule
         for rho in options.rho
+        if rho == 1 or name not in UNSCALED  # which have no betas
     }
     write_image(options.output, schedule_curves(curves))
     print(f"wrote {options.output}")

@@ -3,15 +3,28 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from fvcore.common.config import CfgNode
 
+from diffmae_video.build.latent import build_latent_dae, conditioning
 from diffmae_video.config import AUTOENCODER_TASKS, ConfigError, from_yaml, mask_mix, resolve_encoder
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.engine import CheckpointError, ema_state, find_checkpoint
-from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskedAutoencoder, MaskMix, SpaceTimeViT, VideoClassifier
+from diffmae_video.engine.weights_file import ENCODER_PART
+from diffmae_video.models import (
+    DECODERS,
+    MAE,
+    DiffMAE,
+    LatentDAE,
+    MaskedAutoencoder,
+    MaskMix,
+    SpaceTimeViT,
+    VideoClassifier,
+)
 from diffmae_video.models.decoders import Decoder
+from diffmae_video.models.encoder_model import EncoderModel
 from diffmae_video.models.targets import target_values
 
 
@@ -33,12 +46,13 @@ def build_encoder(cfg: CfgNode) -> SpaceTimeViT:
         temperature=cfg.MODEL.POSITION_TEMPERATURE,
         class_token=cfg.MODEL.ENCODER.CLASS_TOKEN,
         drop_path=cfg.MODEL.ENCODER.DROP_PATH,
+        **conditioning(cfg),
     )
 
 
 def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
     decoder = cfg.MODEL.DECODER
-    own_token = {"class_token": True} if decoder.CLASS_TOKEN else {}  # of the joint decoder alone
+    of_joint = {"class_token": decoder.CLASS_TOKEN, "class_position": decoder.CLASS_POSITION}
     return DECODERS[decoder.TYPE](
         grid=encoder.grid,
         encoder_width=encoder.width,
@@ -49,11 +63,11 @@ def build_decoder(cfg: CfgNode, encoder: SpaceTimeViT) -> Decoder:
         patch_values=target_values(encoder.patch_size, encoder.clip_shape[0], cfg.MODEL.TARGET_FRAMES),
         position=decoder.POSITION,
         temperature=cfg.MODEL.POSITION_TEMPERATURE,
-        **own_token,
+        **(of_joint if decoder.TYPE == "joint" else {}),
     )
 
 
-def build_model(cfg: CfgNode) -> MaskedAutoencoder | VideoClassifier:
+def build_model(cfg: CfgNode) -> MaskedAutoencoder | LatentDAE | VideoClassifier:
     """The model of a config, with initial weights that depend on ``cfg.SEED`` alone.
 
     Raises:
@@ -84,8 +98,16 @@ def build_classifier(cfg: CfgNode, encoder: SpaceTimeViT) -> VideoClassifier:
     )
 
 
-def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder:
-    """What "pretrain" trains and "inpaint_eval" measures."""
+def build_autoencoder(cfg: CfgNode, encoder: SpaceTimeViT) -> MaskedAutoencoder | LatentDAE:
+    """What "pretrain" trains and "inpaint_eval" measures.
+
+    Raises:
+        ConfigError: a model with CLIP targets whose ``MODEL.CLIP.WIDTH`` is still to be read from their folder.
+    """
+    if cfg.MODEL.CLIP.WEIGHTS and not cfg.MODEL.CLIP.WIDTH:
+        raise ConfigError("MODEL.CLIP.WIDTH is 0, to be read from the folder MODEL.CLIP.WEIGHTS: without it, set it")
+    if cfg.MODEL.NAME == "LatentDAE":
+        return build_latent_dae(cfg, encoder, build_schedule(cfg))
     masking = {
         "target": cfg.MODEL.TARGET,
         "target_frames": cfg.MODEL.TARGET_FRAMES,
@@ -126,7 +148,9 @@ def build_mask_mix(cfg: CfgNode) -> MaskMix | None:
     )
 
 
-def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAutoencoder | VideoClassifier:
+def load_model(
+    path: str | Path, device: torch.device | str = "cpu"
+) -> MaskedAutoencoder | LatentDAE | VideoClassifier | EncoderModel:
     """The model of a checkpoint, with its weights, in eval mode; its configuration is the attribute ``cfg``.
 
     Where the run kept a moving average of the weights (``TRAIN.EMA_DECAY``), the model has that.
@@ -140,12 +164,18 @@ def load_model(path: str | Path, device: torch.device | str = "cpu") -> MaskedAu
         FileNotFoundError: nothing there.
         engine.CheckpointError: a damaged file, not one of ours, or weights that are not those of its configuration.
     """
-    state, found = find_checkpoint(path)
+    return model_of(*find_checkpoint(path)).to(device)
+
+
+def model_of(state: dict[str, Any], found: Path) -> MaskedAutoencoder | LatentDAE | VideoClassifier | EncoderModel:
+    """What ``load_model`` returns, of what ``find_checkpoint`` returned; on the CPU."""
     cfg = from_yaml(state["config"])
     model = build_model(cfg)
+    if state.get("notes", {}).get("part") == ENCODER_PART:
+        model = EncoderModel.of(model)
     try:
         model.load_state_dict(ema_state(state))
     except RuntimeError as error:  # a list of every name, over many lines
         raise CheckpointError(f"{found} does not hold the weights of its configuration: {error}") from error
     model.cfg = cfg
-    return model.to(device).eval()
+    return model.eval()

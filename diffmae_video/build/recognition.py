@@ -9,6 +9,7 @@ from pathlib import Path
 from fvcore.common.config import CfgNode
 
 from diffmae_video.build.data import DatasetError, build_dataset
+from diffmae_video.build.latent import require_fitted
 from diffmae_video.build.models import build_model, load_model
 from diffmae_video.config import dump, from_yaml, resolve_encoder
 from diffmae_video.data import ClipDataset, EvaluationClips, Mixing, RandomErasing, read_class_names
@@ -137,7 +138,21 @@ def start_weights(cfg: CfgNode, model: MaskedAutoencoder | VideoClassifier) -> t
         )
     except ValueError as error:
         raise RunError(f"{path} does not fit: {error}") from error
-    return f"{path} ({source.TASK}, {state['progress']['step']} steps)", report.lines()
+    lines = report.lines() + _other_objective(cfg, source)
+    return f"{path} ({source.TASK}, {state['progress']['step']} steps)", lines
+
+
+def _other_objective(cfg: CfgNode, source: CfgNode) -> list[str]:
+    """What a decoder that goes on predicted before and is to predict now, where that differs; no shape shows it."""
+    if not source.TASK == cfg.TASK == "pretrain":
+        return []
+    keys = ("TARGET", "TARGET_FRAMES", "PREDICTION")
+    pairs = {key: (source.MODEL[key], cfg.MODEL[key]) for key in keys}
+    return [
+        f"MODEL.{key}: the decoder was trained with {theirs}, this run goes on with {ours}"
+        for key, (theirs, ours) in pairs.items()
+        if theirs != ours
+    ]
 
 
 def _check_what_no_shape_shows(cfg: CfgNode, source: CfgNode, path: Path) -> None:
@@ -170,6 +185,9 @@ def _left_out(cfg: CfgNode, source: CfgNode) -> tuple[list[str], list[str]]:
     skip, fresh = [], []
     if (source.TASK == "pretrain") != (cfg.TASK == "pretrain"):
         (fresh if cfg.TASK == "pretrain" else skip).extend(PRETEXT)
+    same_features = all(source.MODEL.CLIP[key] == cfg.MODEL.CLIP[key] for key in ("WIDTH", "LAYER"))
+    if source.TASK == cfg.TASK == "pretrain" and not same_features:
+        fresh.append("feature_head.")
     same_head = _head(source) == _head(cfg)
     if source.TASK != "pretrain" and not same_head:
         skip.append("head.")
@@ -237,6 +255,7 @@ def build_knn(cfg: CfgNode) -> KnnRun:
     device = select_device(cfg.DEVICE)
     model = build_model(cfg)
     origin, lines = start_weights(cfg, model)
+    require_fitted(model)
     return KnnRun(
         train_clips=_clips(cfg, train),
         clips=_clips(cfg, test),

@@ -11,8 +11,10 @@ from pathlib import Path
 import torch
 from fvcore.common.config import CfgNode
 
+from diffmae_video.build.clip import build_teacher, with_clip_width
 from diffmae_video.build.data import DatasetError, build_dataset, build_loader
 from diffmae_video.build.inpainting import build_inpaint_eval
+from diffmae_video.build.latent import check_labels, fit_to_clips
 from diffmae_video.build.models import build_mask_mix, build_model
 from diffmae_video.build.recognition import (
     build_classify_task,
@@ -40,7 +42,8 @@ from diffmae_video.engine import (
     parameter_groups,
     select_device,
 )
-from diffmae_video.models import MaskedAutoencoder, make_mask, tokens_to_pixel_mask
+from diffmae_video.engine.denoising import DenoisingEvaluator
+from diffmae_video.models import LatentDAE, MaskedAutoencoder, make_mask, tokens_to_pixel_mask
 
 logger = logging.getLogger(__name__)
 
@@ -73,23 +76,26 @@ def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun | InpaintingRun:
 
 def build_trainer(cfg: CfgNode) -> Trainer:
     """Pre-training, fine-tuning or a probe; raises as :func:`build_run`."""
-    classifies = cfg.TASK != "pretrain"
+    classifies, device = cfg.TASK != "pretrain", select_device(cfg.DEVICE)
     dataset = labelled_dataset(cfg, "train") if classifies else build_dataset(cfg, "train")
     if classifies:
         evaluators = [build_test_evaluator(cfg)]
         cfg = with_classes(cfg, dataset, evaluators[0].clips.dataset)
         task, description = build_classify_task(cfg), [describe_labels(dataset)]
     else:
-        masks = build_mask_mix(cfg)
-        task = PretrainTask(cfg.DIFFUSION.STEPS, masks)
-        description = [f"masks, drawn for every micro-batch: {masks}"] if masks else []
-    device = select_device(cfg.DEVICE)
+        check_labels(cfg, dataset)
+        cfg = with_clip_width(cfg)
+        masks, (teacher, description) = build_mask_mix(cfg), build_teacher(cfg, device)
+        task = PretrainTask(cfg.DIFFUSION.STEPS, masks, teacher)
+        description += [f"masks, drawn for every micro-batch: {masks}"] if masks else []
     model = build_model(cfg)
     checkpoints = CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.KEEP_PERIOD)
     # A run that goes on has all its weights: where it once started from may be gone by now.
     goes_on = cfg.TRAIN.AUTO_RESUME and checkpoints.latest() is not None
     weights_from, fitted = ("", []) if goes_on else start_weights(cfg, model)
     model.to(device)
+    if not goes_on:
+        fitted = [*fitted, *fit_to_clips(cfg, model, dataset)]
     if not classifies:
         evaluators = build_evaluators(cfg, model)
     solver, train = cfg.SOLVER, cfg.TRAIN
@@ -155,7 +161,9 @@ def readable_clips(dataset: ClipDataset | MixDataset) -> Iterator[torch.Tensor]:
         raise DatasetError(f"none of the {len(dataset)} videos for sample reconstructions can be read")
 
 
-def build_evaluators(cfg: CfgNode, model: MaskedAutoencoder) -> list[ReconstructionEvaluator]:
+def build_evaluators(
+    cfg: CfgNode, model: MaskedAutoencoder | LatentDAE
+) -> list[ReconstructionEvaluator | DenoisingEvaluator]:
     """Sample reconstructions of the first validation clips (of the training clips, where there is no val.csv)."""
     if not cfg.TRAIN.VISUALIZE_PERIOD:
         return []
@@ -166,13 +174,16 @@ def build_evaluators(cfg: CfgNode, model: MaskedAutoencoder) -> list[Reconstruct
     if isinstance(dataset, MixDataset):
         dataset = next(source for source in dataset.sources if source.num_frames == cfg.DATA.NUM_FRAMES)
     clips = torch.cat(list(itertools.islice(readable_clips(dataset), RECONSTRUCTED_CLIPS)))
+    folder, period = Path(cfg.OUTPUT_DIR) / "reconstructions", cfg.TRAIN.VISUALIZE_PERIOD
+    if isinstance(model, LatentDAE):
+        return [DenoisingEvaluator(clips, folder, period, seed=cfg.SEED)]
     mask = make_mask(cfg.MASK.STRATEGY, model.grid, cfg.MASK.RATIO, len(clips), torch.Generator().manual_seed(cfg.SEED))
     return [
         ReconstructionEvaluator(
             clips,
             tokens_to_pixel_mask(mask, model.grid, model.patch_size),
-            Path(cfg.OUTPUT_DIR) / "reconstructions",
-            period=cfg.TRAIN.VISUALIZE_PERIOD,
+            folder,
+            period=period,
             steps=cfg.TRAIN.VISUALIZE_STEPS,
         )
     ]

@@ -89,7 +89,9 @@ _C.MODEL.WEIGHTS = ""
 # Of weights for one frame per patch in a model with more: every frame gets its share ("average"), or one all ("center")
 _C.MODEL.INFLATION = "average"
 _C.MODEL.NUM_CLASSES = 0  # of a classifier; 0 = as many as the lists of the training and the test set have
-_C.MODEL.NAME = "DiffMAE"  # "DiffMAE" or "MAE" (learned mask token in place of the noisy patch)
+# "DiffMAE", "MAE" (learned mask token in place of the noisy patch) or "LatentDAE" (l-DAE: nothing is masked). A
+# classifier has the encoder of that model.
+_C.MODEL.NAME = "DiffMAE"
 _C.MODEL.PATCH_SIZE = [2, 16, 16]  # (pt, ph, pw): frames, rows, columns of one patch
 _C.MODEL.PREDICTION = "x0"  # what the network predicts: "x0" (clean patches), "eps" (noise), "v" (velocity)
 # Noisy patches enter the decoder as they are, or as an estimate of the clean ones: "signal" (times sqrt(abar_t)) or
@@ -112,8 +114,8 @@ _C.MODEL.ENCODER.WIDTH = 0  # token width D
 _C.MODEL.ENCODER.DEPTH = 0  # number of blocks
 _C.MODEL.ENCODER.HEADS = 0  # attention heads; divides WIDTH
 _C.MODEL.ENCODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
-# "separable" (learned, space + time), "sincos" (fixed, space + time; WIDTH % 4 == 0) or "sincos_1d" (fixed, of the
-# token's number: VideoMAE; WIDTH % 2 == 0).
+# "separable" (learned, space + time), "learned" (one per token), "sincos" (fixed, space + time; WIDTH % 4 == 0) or
+# "sincos_1d" (fixed, of the token's number: VideoMAE; WIDTH % 2 == 0).
 _C.MODEL.ENCODER.POSITION = "separable"
 _C.MODEL.ENCODER.CLASS_TOKEN = False  # prepend a learned class token
 _C.MODEL.ENCODER.DROP_PATH = 0.0  # stochastic depth of the last block; earlier blocks scale down linearly to 0
@@ -136,10 +138,33 @@ _C.MODEL.DECODER.MLP_RATIO = 4.0  # hidden width of the MLP / WIDTH
 _C.MODEL.DECODER.POSITION = "sincos"  # as MODEL.ENCODER.POSITION
 # Of "joint": a learned class token of the decoder's own in place of the encoder's (MAE-ST).
 _C.MODEL.DECODER.CLASS_TOKEN = False
+# Of "joint" without it: a learned position of the encoder's class token (MAE-ST as PySlowFast has it).
+_C.MODEL.DECODER.CLASS_POSITION = False
 # Share of the hidden tokens that training decodes; the loss is over these. Below 1 is faster.
 _C.MODEL.DECODER.PREDICT_RATIO = 1.0
 # Which of them: at "random", or by a "running_cell" (VideoMAE V2: every place in turn).
 _C.MODEL.DECODER.PREDICT_PATTERN = "running_cell"
+
+# Of LatentDAE, whose decoder is MODEL.DECODER.DEPTH more blocks of the encoder's kind; docs/ldae.md explains.
+_C.MODEL.LDAE = Node()
+# Noise is added to patches as "pca" (principal components), "patch_ae" or "patch_vae" (linear autoencoder or VAE),
+# "conv_vae" (latents of VAE_PATH) or "pixel" (as they are) represents them.
+_C.MODEL.LDAE.TOKENIZER = "pca"
+_C.MODEL.LDAE.LATENT_DIM = 32  # components that "pca", "patch_ae" and "patch_vae" keep of a patch
+_C.MODEL.LDAE.LATENT_SCALE = "global"  # variance 1 on average ("global"), of every "component", or as it is ("none")
+_C.MODEL.LDAE.INPUT = "image"  # the network sees noisy patches ("image": through the inverse tokenizer) or "latent"s
+_C.MODEL.LDAE.OUTPUT = "image"  # the network predicts patches ("image") or "latent"s
+_C.MODEL.LDAE.RESIDUAL_WEIGHT = 0.1  # of OUTPUT "image": weight of what the latent leaves out; what it keeps has 1
+_C.MODEL.LDAE.TIME_WEIGHT = True  # the loss at noise sigma (for a signal of scale 1) has the factor 1 / (1 + sigma^2)
+# Timestep, of DIFFUSION.STEPS, that the encoder is told when it sees a clean clip: features, probes, fine-tuning.
+_C.MODEL.LDAE.PROBE_TIMESTEP = 0
+# Training clips that the tokenizer is fitted to before the first step; at most an epoch.
+_C.MODEL.LDAE.FIT_CLIPS = 10000
+_C.MODEL.LDAE.FIT_STEPS = 2000  # optimiser steps of "patch_ae" and "patch_vae", of 1024 patches each
+_C.MODEL.LDAE.KL_WEIGHT = 0.1  # of "patch_vae": of the divergence in its loss
+_C.MODEL.LDAE.VAE_PATH = ""  # of "conv_vae": folder of an AutoencoderKL as `diffusers` saves it
+_C.MODEL.LDAE.CLASS_CONDITIONING = False  # pre-training is told the labels; needs MODEL.NUM_CLASSES
+_C.MODEL.LDAE.CLASS_DROPOUT = 0.1  # share of the clips of which it is not
 
 # A second head that predicts CLIP's features of every decoded patch, beside the pixels.
 _C.MODEL.CLIP = Node()
@@ -165,7 +190,9 @@ _C.MASK.MIX.RATIOS_LOW = [0.5]  # smallest RATIO; drawn uniformly from here ...
 _C.MASK.MIX.RATIOS_HIGH = [0.9]  # ... to here, the largest
 
 _C.DIFFUSION = Node()
-_C.DIFFUSION.SCHEDULE = "linear"  # "linear", "cosine" or "quadratic"
+# "linear", "cosine", "quadratic", "linear_gamma" (abar from 1 to 0), or for LatentDAE "linear_sigma" (noise from 0 to
+# sqrt(2), added to a signal of scale 1).
+_C.DIFFUSION.SCHEDULE = "linear"
 _C.DIFFUSION.STEPS = 1000  # T, number of noise levels
 _C.DIFFUSION.RHO = 1.0  # every beta is raised to this power; below 1 = more noise
 # Part of the noise levels that training draws from, as shares of STEPS: [1, 1] = the last alone, whose input carries no

@@ -15,6 +15,7 @@ from fvcore.common.config import CfgNode
 from diffmae_video.config.defaults import get_cfg
 from diffmae_video.config.errors import ConfigError
 from diffmae_video.config.inpaint import check_inpaint
+from diffmae_video.config.latent import LATENT_DAE, TOKENIZERS, check_latent, is_latent_dae
 from diffmae_video.config.masks import MASK_STRATEGIES, check_masks
 from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
 from diffmae_video.config.objectives import check_objective
@@ -35,19 +36,23 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "TEST.UNREADABLE": ("leave_out", "wrong"),
     "INPAINT.SPACING": ("trailing", "karras"),
     "INPAINT.OVERLAP": ("time", "all", "none"),
-    "MODEL.NAME": ("DiffMAE", "MAE"),
+    "MODEL.NAME": ("DiffMAE", "MAE", LATENT_DAE),
     "MODEL.PREDICTION": ("x0", "eps", "v"),
     "MODEL.INPUT_SCALING": ("none", "signal", "wiener"),
     "MODEL.TARGET": ("raw", "normalized", "normalized_per_channel"),
     "MODEL.TARGET_FRAMES": ("all", "first", "linspace"),
     "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
-    "MODEL.ENCODER.POSITION": ("separable", "sincos", "sincos_1d"),
-    "MODEL.DECODER.POSITION": ("separable", "sincos", "sincos_1d"),
+    "MODEL.ENCODER.POSITION": ("separable", "learned", "sincos", "sincos_1d"),
+    "MODEL.DECODER.POSITION": ("separable", "learned", "sincos", "sincos_1d"),
     "MODEL.DECODER.PREDICT_PATTERN": ("random", "running_cell"),
+    "MODEL.LDAE.TOKENIZER": TOKENIZERS,
+    "MODEL.LDAE.LATENT_SCALE": ("global", "component", "none"),
+    "MODEL.LDAE.INPUT": ("image", "latent"),
+    "MODEL.LDAE.OUTPUT": ("image", "latent"),
     "MODEL.CLIP.LOSS": ("cosine", "mse"),
     "MODEL.DECODER.TYPE": ("cross_self", "cross", "joint"),
     "MASK.STRATEGY": MASK_STRATEGIES,
-    "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic"),
+    "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic", "linear_gamma", "linear_sigma"),
     "TRAIN.PRECISION": ("bf16", "fp32"),
 }
 
@@ -109,6 +114,13 @@ RANGES = {
     "MODEL.DECODER.HEADS": "[1, inf)",
     "MODEL.DECODER.MLP_RATIO": "(0, inf)",
     "MODEL.DECODER.PREDICT_RATIO": "(0, 1]",
+    "MODEL.LDAE.LATENT_DIM": "[1, inf)",
+    "MODEL.LDAE.RESIDUAL_WEIGHT": "[0, 1]",
+    "MODEL.LDAE.PROBE_TIMESTEP": "[0, inf)",
+    "MODEL.LDAE.FIT_CLIPS": "[1, inf)",
+    "MODEL.LDAE.FIT_STEPS": "[1, inf)",
+    "MODEL.LDAE.KL_WEIGHT": "(0, inf)",
+    "MODEL.LDAE.CLASS_DROPOUT": "[0, 1)",
     "MODEL.CLIP.WIDTH": "[0, inf)",
     "MODEL.CLIP.LAYER": "[-inf, -1]",
     "MODEL.CLIP.LOSS_WEIGHT": "(0, inf)",
@@ -280,8 +292,9 @@ def _check_recognition(cfg: CfgNode) -> Iterator[str]:
     """Keys that only classifiers read, and what classifiers cannot do."""
     if cfg.TASK in AUTOENCODER_TASKS:
         defaults = get_cfg()
+        told = {"MODEL.NUM_CLASSES"} if cfg.MODEL.LDAE.CLASS_CONDITIONING else set()
         for key in CLASSIFIERS_ONLY:
-            if value_of(cfg, key) != value_of(defaults, key):
+            if key not in told and value_of(cfg, key) != value_of(defaults, key):
                 yield f"{key} is {value_of(cfg, key)!r}, but TASK is {cfg.TASK!r}, which has no labels: leave it out"
         return
     if cfg.TASK == "linear" and cfg.SOLVER.BATCH_SIZE == cfg.SOLVER.ACCUMULATION_STEPS:
@@ -306,7 +319,7 @@ def _check_fit(cfg: CfgNode) -> Iterator[str]:
 
 def _check_decoder(cfg: CfgNode) -> Iterator[str]:
     decoder = cfg.MODEL.DECODER
-    if cfg.TASK not in AUTOENCODER_TASKS:
+    if cfg.TASK not in AUTOENCODER_TASKS or is_latent_dae(cfg):  # whose decoder is made of the encoder's blocks
         return
     _, encoder_depth, _ = resolve_encoder(cfg)
     if decoder.WIDTH % decoder.HEADS:
@@ -383,6 +396,7 @@ CHECKS = (
     _check_head,
     _check_decoder,
     check_masks,
+    check_latent,
     _check_target,
     check_objective,
     _check_solver,

@@ -2,12 +2,13 @@
 
 from diffmae_video.diffusion.randomness import Generators, rand, randint, randn
 from diffmae_video.diffusion.sampling import SAMPLERS, SPACINGS, sample, sampling_timesteps
-from diffmae_video.diffusion.schedule import SCHEDULES, NoiseSchedule, draw_timesteps
+from diffmae_video.diffusion.schedule import SCHEDULES, UNSCALED, NoiseSchedule, draw_timesteps
 
 __all__ = [
     "SAMPLERS",
     "SCHEDULES",
     "SPACINGS",
+    "UNSCALED",
     "Generators",
     "NoiseSchedule",
     "draw_timesteps",

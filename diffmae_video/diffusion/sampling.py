@@ -114,9 +114,11 @@ def sample(
             chain agree with them ("replacement" or "imputation").
 
     Raises:
-        ValueError: unknown sampler, spacing or prediction, an impossible number of steps, or a threshold without
-            symmetric bounds.
+        ValueError: unknown sampler, spacing or prediction, an impossible number of steps, a threshold without
+            symmetric bounds, or a schedule that does not preserve the variance.
     """
+    if not schedule.preserves_variance:
+        raise ValueError(f"the samplers' steps hold where signal^2 + noise^2 = 1, not for schedule {schedule.name!r}")
     if sampler not in SAMPLERS:
         raise ValueError(f"unknown sampler {sampler!r}: choose one of {', '.join(SAMPLERS)}")
     if threshold is not None and not (0 < threshold <= 1 and clamp is not None and clamp[0] == -clamp[1]):

@@ -57,9 +57,10 @@ class ReconstructionEvaluator:
         filled = inpaint(model, clips, mask, steps=self.steps, sampler=self.sampler, seed=self.seed, on_step=trajectory)
         hidden = mask.unsqueeze(1).expand_as(clips)
         error = (filled.double() - clips.double())[hidden].square().mean().item()
-        _publish(self._sheet(filled.cpu()), self.name, self.folder, step, monitor)
+        publish_picture(self._sheet(filled.cpu()), self.name, self.folder, step, monitor)
         if trajectory.steps:  # a MAE has none
-            _publish(trajectory_strip(trajectory), "trajectory", self.folder.with_name("trajectories"), step, monitor)
+            folder = self.folder.with_name("trajectories")
+            publish_picture(trajectory_strip(trajectory), "trajectory", folder, step, monitor)
         return {"psnr_hidden": 10 * math.log10(255**2 / max(error, 1e-9))}
 
     def _sheet(self, filled: torch.Tensor) -> np.ndarray:
@@ -72,7 +73,7 @@ class ReconstructionEvaluator:
         return contact_sheet(rows, titles=["masked input", "inpainted", "original"] * len(self.clips))
 
 
-def _publish(picture: np.ndarray, tag: str, folder: Path, step: int, monitor: Monitor) -> None:
+def publish_picture(picture: np.ndarray, tag: str, folder: Path, step: int, monitor: Monitor) -> None:
     """A picture, uint8 (H, W, 3), as a PNG in ``folder`` and in TensorBoard."""
     with tolerate_full_disk(f"a picture for {folder.name}"):
         folder.mkdir(parents=True, exist_ok=True)

@@ -20,15 +20,15 @@ from diffmae_video.engine.lars import LARS
 OPTIMIZERS = ("adamw", "sgd", "lars")
 # Settings that only one of the optimisers has: what tells whose state was saved.
 _MARKS = {"betas": "adamw", "dampening": "sgd", "trust_coefficient": "lars"}
-_EMBEDDING = ("class_token", "position", "patch_embed")
+_EMBEDDING = ("class_token", "position", "patch_embed", "time_embed")
 _LAYERS_PER_LINE = 7  # of the start log
 
 
 def layer_of(name: str, depth: int) -> int:
     """The layer of a parameter of a model whose ``encoder`` has ``depth`` blocks, as BEiT and MAE number them.
 
-    0: patch embedding, positions and class token; i + 1: ``encoder.blocks.i``; depth + 1: the encoder's last norm and
-    everything outside of the encoder, the head above all.
+    0: embeddings of patches and timestep, positions and class token; i + 1: ``encoder.blocks.i``; depth + 1: the
+    encoder's last norm and everything outside of the encoder, the head above all.
 
     Raises:
         ValueError: a block that an encoder of this depth does not have.

@@ -13,7 +13,7 @@ exact and a metric that no clip of a batch contributes to is simply not counted.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
@@ -39,7 +39,7 @@ class Task(Protocol):
 
 
 class PretrainTask:
-    """Masked reconstruction: the model hides, predicts and compares by itself.
+    """Reconstruction: the model hides or noises, predicts and compares by itself.
 
     With diffusion, the metrics ``loss_t_q1`` ... ``loss_t_q4`` are the losses at little to much noise: the timesteps
     [0, steps) in four quarters. They move long before their mean does. With a mix of masks, ``loss_mask_tube`` and so
@@ -48,10 +48,17 @@ class PretrainTask:
     Args:
         timesteps: number of timesteps of the model's noise schedule; not used by a model without diffusion.
         mask_mix: draws strategy and ratio of every micro-batch; None = the model's own.
+        teacher: for a model with a ``feature_width``: another network's features (B, N, F) of pixels (B, C, T, H, W),
+            which it sees whole; see ``clip_features.ClipTeacher``.
     """
 
-    def __init__(self, timesteps: int = 1000, mask_mix: MaskMix | None = None):
-        self.timesteps, self.mask_mix = timesteps, mask_mix
+    def __init__(
+        self,
+        timesteps: int = 1000,
+        mask_mix: MaskMix | None = None,
+        teacher: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ):
+        self.timesteps, self.mask_mix, self.teacher = timesteps, mask_mix, teacher
 
     def loss(
         self, model: nn.Module, batch: Any, generators: Sequence[torch.Generator], shared: torch.Generator
@@ -61,7 +68,12 @@ class PretrainTask:
         if choice is not None:
             # From the clips' generators, as forward would: they go on to draw the same timesteps and noise.
             mask = unwrap(model).make_mask(len(clips), generators, clips.shape[2], choice)
-        output = model(clips, mask=mask, generator=generators)
+        given = {} if mask is None else {"mask": mask}
+        if self.teacher is not None:
+            given["features"] = self.teacher(batch.clips)
+        if getattr(unwrap(model), "num_classes", 0):  # a denoising model that is told the classes
+            given["labels"] = batch.labels
+        output = model(clips, generator=generators, **given)
         per_clip = output.per_clip_loss.detach()
         if choice is not None:
             metrics |= mask_metrics(per_clip, choice.strategy, self.mask_mix.strategies)

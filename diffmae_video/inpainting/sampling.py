@@ -99,12 +99,16 @@ def pixel_range(model: MaskedAutoencoder) -> tuple[float, float]:
 
 def check_model(model: MaskedAutoencoder) -> None:
     """Raises ValueError for a model whose predictions are no pixels."""
-    if model.target_frames != "all":
+    if not isinstance(model, MaskedAutoencoder):
         raise ValueError(
-            "this model predicts one frame of every patch (MODEL.TARGET_FRAMES): nothing fills the others"
+            f"a {type(model).__name__} paints no hidden patches: inpaint with a DiffMAE or a MAE, decoder included"
         )
+    if model.target_frames != "all":
+        raise ValueError("this model predicts one frame of every patch (MODEL.TARGET_FRAMES): nothing fills the others")
     if model.target != "raw":
         raise ValueError(
             "this model was trained on per-patch normalised targets: what it predicts has lost the patches' mean and "
             "contrast and cannot be shown as pixels; inpaint with a model trained with MODEL.TARGET raw"
         )
+    if model.feature_width and not model.pixel_weight:
+        raise ValueError("this model was trained on features alone (MODEL.CLIP.PIXEL_WEIGHT 0): it paints no pixels")

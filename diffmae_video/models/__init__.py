@@ -4,6 +4,7 @@ from diffmae_video.models.classifier import VideoClassifier
 from diffmae_video.models.decoders import DECODERS
 from diffmae_video.models.diffmae import DiffMAE
 from diffmae_video.models.encoder import SpaceTimeViT
+from diffmae_video.models.latent_dae import LatentDAE
 from diffmae_video.models.mae import MAE
 from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output
 from diffmae_video.models.masks import (
@@ -20,6 +21,7 @@ __all__ = [
     "MAE",
     "Context",
     "DiffMAE",
+    "LatentDAE",
     "MaskChoice",
     "MaskMix",
     "MaskedAutoencoder",

@@ -1,4 +1,4 @@
-"""Transformer blocks: pre-norm, attention through ``scaled_dot_product_attention``."""
+"""Transformer blocks: pre-norm, attention through ``scaled_dot_product_attention``; with or without a condition."""
 
 from __future__ import annotations
 
@@ -95,6 +95,37 @@ class Block(nn.Module):
         return x + self.drop_path(self.mlp(self.norm2(x)))
 
 
+class Modulation(nn.Linear):
+    """What a condition (B, 1, D) does to tokens: ``parts`` tensors (B, 1, D), all zero before training (adaLN-Zero)."""
+
+    def __init__(self, width: int, parts: int):
+        super().__init__(width, parts * width)
+        self.parts = parts
+
+    def forward(self, condition: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        return super().forward(F.silu(condition)).chunk(self.parts, dim=-1)
+
+
+class AdaLNBlock(Block):
+    """A :class:`Block` modulated by a condition, such as an embedded timestep (DiT: Peebles & Xie 2023, "adaLN-Zero").
+
+    The norms have no scale and shift of their own; both, and a gate on what attention and MLP add, come from the
+    condition. The gates start at zero: before training the block passes its input on.
+    """
+
+    def __init__(self, width: int, heads: int, mlp_ratio: float, drop_path: float = 0.0):
+        super().__init__(width, heads, mlp_ratio, drop_path)
+        self.norm1 = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.norm2 = nn.LayerNorm(width, eps=NORM_EPS, elementwise_affine=False)
+        self.modulation = Modulation(width, 6)
+
+    def forward(self, x: torch.Tensor, condition: torch.Tensor) -> torch.Tensor:
+        """Tokens (B, N, D) and the condition of their clips (B, 1, D) -> (B, N, D)."""
+        shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(condition)
+        x = x + self.drop_path(gate1 * self.attn(self.norm1(x) * (1 + scale1) + shift1))
+        return x + self.drop_path(gate2 * self.mlp(self.norm2(x) * (1 + scale2) + shift2))
+
+
 class CrossBlock(nn.Module):
     """Cross-attention to the visible latents, self-attention among the hidden tokens (optional), MLP (DiffMAE)."""
 
@@ -134,11 +165,17 @@ class TimestepEmbedding(nn.Module):
 
 
 def initialize(module: nn.Module) -> None:
-    """MAE's initialisation for ``Module.apply``: Xavier-uniform linear layers, zero biases, unit norms."""
-    if isinstance(module, nn.Linear):
+    """MAE's initialisation for ``Module.apply``: Xavier-uniform linear layers, zero biases, unit norms.
+
+    Modulations are zero instead, see there.
+    """
+    if isinstance(module, Modulation):
+        nn.init.zeros_(module.weight)
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
         nn.init.xavier_uniform_(module.weight)
         if module.bias is not None:
             nn.init.zeros_(module.bias)
-    elif isinstance(module, nn.LayerNorm):
+    elif isinstance(module, nn.LayerNorm) and module.elementwise_affine:
         nn.init.ones_(module.weight)
         nn.init.zeros_(module.bias)

@@ -45,6 +45,7 @@ def test_tables_cover_every_declared_key():
     free_text |= {
         "MODEL.WEIGHTS",
         "MODEL.CLIP.WEIGHTS",
+        "MODEL.LDAE.VAE_PATH",
         "AUGMENT.RAND_AUGMENT",
         "TEST.SPLIT",
     }  # paths; what RandAugment itself parses
@@ -94,7 +95,8 @@ def test_values_outside_their_range(key):
     default = leaves(get_cfg())[key]
     element = default[0] if isinstance(default, list) else default
     low, high = (float(bound) for bound in interval[1:-1].split(","))
-    wrong = [low - 1] + ([low] if interval[0] == "(" else []) + ([high + 1] if high < 1e9 else [])
+    wrong = ([low - 1] if low > -1e9 else []) + ([low] if interval[0] == "(" else [])
+    wrong += [high + 1] if high < 1e9 else []
     wrong += [high] if interval[-1] == ")" and high < 1e9 else []
     for value in wrong:
         value = type(element)(value)

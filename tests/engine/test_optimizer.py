@@ -167,7 +167,7 @@ def test_frozen_parameters_are_in_no_group():
 
 
 @pytest.mark.parametrize("kind", ["finetune", "linear", "attentive"])
-@pytest.mark.parametrize("position", ["separable", "sincos"])
+@pytest.mark.parametrize("position", ["separable", "learned", "sincos"])
 def test_the_real_classifier_has_every_trained_parameter_in_one_group(kind, position):
     encoder = SpaceTimeViT((3, 2, 4, 4), (1, 2, 2), width=8, depth=2, heads=2, position=position, class_token=True)
     model = VideoClassifier(encoder, num_classes=3, kind=kind, probe_heads=2, probe_depth=2)
@@ -299,3 +299,8 @@ def test_a_probe_trains_its_head_alone_and_saves_all(tmp_path, caplog, optimizer
         changed = {name for name, value in before.items() if not torch.equal(state[entry][name], value)}
         assert changed == {name for name in before if name.startswith("head.")}
     assert all(parameter.grad is None for parameter in trainer.model.encoder.parameters())
+
+
+def test_the_embedding_of_the_timestep_belongs_to_the_lowest_layer():
+    assert layer_of("encoder.time_embed.fc1.weight", 3) == layer_of("encoder.patch_embed.weight", 3) == 0
+    assert layer_of("encoder.blocks.1.modulation.weight", 3) == 2

@@ -56,7 +56,7 @@ def test_the_encoder_and_the_keys_and_values_run_once(steps):
         return lambda *_: calls.__setitem__(name, calls[name] + 1)
 
     model.encoder.blocks[0].register_forward_hook(count("encoder"))
-    model.decoder.register_forward_hook(count("decoder"))
+    model.decoder.head.register_forward_hook(count("decoder"))
     for block in model.decoder.blocks:
         block.cross.kv.register_forward_hook(count("kv"))
     inpaint(model, pixels(), pixel_mask(), steps=steps, overlap="none")
@@ -121,7 +121,7 @@ def test_every_second_frame_missing_is_filled_in_two_passes(name):
     mask = torch.zeros(2, *CLIP[1:], dtype=torch.bool)
     mask[:, 1::2] = True  # no patch of two frames is whole
     calls = []
-    model.decoder.register_forward_hook(lambda *_: calls.append(1))
+    model.decoder.head.register_forward_hook(lambda *_: calls.append(1))
     result = inpaint(model, clip, mask, steps=3, overlap="none")
     assert len(calls) == (6 if name == "DiffMAE" else 2)
     hidden = mask.unsqueeze(1).expand_as(clip)

@@ -58,7 +58,7 @@ class Agreeable(torch.nn.Module):
         super().__init__()
         self.values = values
 
-    def forward(self, x, context):
+    def forward(self, x):
         return torch.full((*x.shape[:2], 2 * 8 * 8 * 3), next(self.values))
 
 
@@ -66,7 +66,7 @@ def test_windows_are_averaged_with_the_stated_weights(monkeypatch):
     """Two windows that overlap by half: the average falls linearly from the one to the other, at every step."""
     model = build(name="MAE")
     monkeypatch.setattr("diffmae_video.inpainting.joint.WINDOWS_AT_A_TIME", 1)
-    model.decoder.forward = Agreeable(iter([-0.5, 0.5])).forward
+    model.decoder.head.forward = Agreeable(iter([-0.5, 0.5])).forward
     frames, mask = video(6, 24, 24), np.zeros((6, 24, 24), dtype=bool)
     mask[:, 8:16, 8:16] = True
     result = inpaint_video(model, frames, mask, overlap="none")[:, 8:16, 8:16].astype(float) / 127.5 - 1
@@ -79,7 +79,7 @@ def test_overlap_in_time_evens_out_what_neighbouring_patches_say():
     """Every window says -0.5 in its first patch of two frames and 0.5 in its second; there are three of them."""
     model = build(name="MAE")
     values = torch.tensor([-0.5, 0.5])[:, None]
-    model.decoder.forward = lambda x, context: values.expand(len(x), 2, 2 * 8 * 8 * 3)
+    model.decoder.head.forward = lambda x: values.expand(len(x), 2, 2 * 8 * 8 * 3)
     frames, mask = video(4, 24, 24), np.zeros((4, 24, 24), dtype=bool)
     mask[:, 8:16, 8:16] = True
     filled = {
@@ -111,10 +111,10 @@ def test_overlap_in_space_smooths_the_seams_between_patches():
     model, frames = build(PATCH_SIZE=[1, 8, 8]), video(4, 24, 24)
     generator = torch.Generator().manual_seed(0)
 
-    def forward(x, context):
+    def forward(x):
         return torch.rand(*x.shape[:2], 1, generator=generator).expand(-1, -1, 8 * 8 * 3)
 
-    model.decoder.forward = forward
+    model.decoder.head.forward = forward
     mask = np.zeros(frames.shape[:3], dtype=bool)
     mask[:, :16, :16] = True
     steps = {}
