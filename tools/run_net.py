@@ -2,8 +2,13 @@
 
     python tools/run_net.py --cfg configs/demo/pretrain.yaml
     python tools/run_net.py --cfg configs/K400/ViT_L.yaml more.yaml DATA.PATH_TO_DATA_DIR /data/k400 SOLVER.EPOCHS 100
+    python tools/run_net.py --cfg configs/K400/ViT_L.yaml DATA.PATH_TO_DATA_DIR /data/k400 NUM_GPUS 8
+    torchrun --nnodes 4 --nproc-per-node 8 ... tools/run_net.py --cfg configs/K400/ViT_L.yaml ...
 
-Exit codes: 0 the run is complete; 2 it cannot go on, and one line says why; 130 Ctrl-C (143 SIGTERM), state saved.
+On SLURM, slurm/submit.py takes the same --cfg and KEY VALUE pairs. docs/scaling.md has the rest.
+
+Exit codes: 0 the run is complete; 2 it cannot go on, and one line says why; 130 Ctrl-C (143 SIGTERM, 138 SIGUSR1, 140
+SIGUSR2), state saved.
 """
 
 from __future__ import annotations
@@ -49,22 +54,32 @@ def run(files: Sequence[str], overrides: Sequence[str], print_config: bool) -> i
     from diffmae_video.build import build_run
     from diffmae_video.config import ConfigError, dump, load_config
     from diffmae_video.data import UnreadableVideo
-    from diffmae_video.engine import RunError, TrainingInterrupted, configure_logging
+    from diffmae_video.engine import RunError, TrainingInterrupted, configure_logging, joined, launch, select_device
+    from diffmae_video.engine.world import world_from_environment
 
-    configure_logging()
+    who = ""
     try:
+        world = world_from_environment()
+        who = f"[rank {world.rank}] " if world.rank else ""
+        configure_logging(rank=world.rank)
         cfg = load_config(files, overrides)
         if print_config:
             print(dump(cfg), end="")
             return 0
-        build_run(cfg).run()
+        if cfg.NUM_GPUS > 1 and world.size == 1:
+            command = [sys.executable, os.path.abspath(__file__), "--cfg", *files, *map(str, overrides)]
+            return launch(command, cfg.NUM_GPUS)
+        device = select_device(cfg.DEVICE, world.local_rank if world.size > 1 else None)
+        with joined(world, device, cfg.DISTRIBUTED.TIMEOUT) as peers:
+            build_run(cfg, peers).run()
         return 0
     except TrainingInterrupted as stop:
-        print(stop, file=sys.stderr)
+        if not who:
+            print(stop, file=sys.stderr)
         return stop.exit_code
     except (ConfigError, RunError, UnreadableVideo, OSError) as error:
         # What a user can act on; anything else is a fault of the program and keeps its traceback.
-        print(f"error: {error}", file=sys.stderr)
+        print(f"{who}error: {error}", file=sys.stderr)
         return 2
 
 

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
 from fvcore.common.config import CfgNode
 
 from diffmae_video.build.data import DatasetError, build_dataset
@@ -17,8 +18,10 @@ from diffmae_video.engine import (
     ClassificationEvaluator,
     ClassifyTask,
     KnnRun,
+    Peers,
     RunError,
     TestRun,
+    World,
     ema_state,
     find_checkpoint,
     select_device,
@@ -101,8 +104,10 @@ def build_test_evaluator(cfg: CfgNode) -> ClassificationEvaluator:
     return ClassificationEvaluator(_clips(cfg, dataset), cfg.TRAIN.EVAL_PERIOD, unreadable=cfg.TEST.UNREADABLE)
 
 
-def _clips(cfg: CfgNode, dataset: ClipDataset) -> EvaluationClips:
-    return EvaluationClips(dataset, cfg.TEST.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS)
+def _clips(cfg: CfgNode, dataset: ClipDataset, world: World = World()) -> EvaluationClips:  # noqa: B008 - it is frozen
+    """All videos, or one process's part of them: a stretch of the list, so that the parts in order are the whole."""
+    first, last = (part * len(dataset) // world.size for part in (world.rank, world.rank + 1))
+    return EvaluationClips(dataset, cfg.TEST.BATCH_SIZE, cfg.DATA_LOADER.NUM_WORKERS, range(first, last))
 
 
 # ---------------------------------------------------------------------------------------------------- start weights
@@ -215,15 +220,18 @@ def _has_last_norm(cfg: CfgNode) -> bool:
 # -------------------------------------------------------------------------------------------------------- measuring
 
 
-def build_test(cfg: CfgNode) -> TestRun:
+def build_test(cfg: CfgNode, peers: Peers | None = None) -> TestRun:
     """The multi-view test of a trained classifier: of MODEL.WEIGHTS, or of OUTPUT_DIR's own newest checkpoint.
+
+    ``peers``: the processes that share the videos; None = this one alone.
 
     Raises:
         DatasetError, RunError: no labelled data, no classifier, or one that takes clips of another shape.
     """
     weights = cfg.MODEL.WEIGHTS or cfg.OUTPUT_DIR
     dataset = labelled_dataset(cfg, cfg.TEST.SPLIT, test_views=True)
-    device = select_device(cfg.DEVICE)
+    peers = Peers() if peers is None else peers
+    device = own_device(cfg, peers.world)
     model = load_model(weights, device)
     if not isinstance(model, VideoClassifier):
         raise RunError(
@@ -231,7 +239,13 @@ def build_test(cfg: CfgNode) -> TestRun:
             "linear or attentive, MODEL.WEIGHTS the same), or use TASK knn"
         )
     _check_shape(cfg, model, weights)
-    return TestRun(clips=_clips(cfg, dataset), **_measuring(cfg, model, [f"weights: {weights}, {model.kind}"]))
+    clips = _clips(cfg, dataset, peers.world)
+    return TestRun(clips=clips, **_measuring(cfg, model, peers, [f"weights: {weights}, {model.kind}"]))
+
+
+def own_device(cfg: CfgNode, world: World) -> torch.device:
+    """Where this process computes; raises as :func:`select_device`."""
+    return select_device(cfg.DEVICE, world.local_rank if world.size > 1 else None)
 
 
 def _check_shape(cfg: CfgNode, model: VideoClassifier, weights: str) -> None:
@@ -243,8 +257,10 @@ def _check_shape(cfg: CfgNode, model: VideoClassifier, weights: str) -> None:
         )
 
 
-def build_knn(cfg: CfgNode) -> KnnRun:
+def build_knn(cfg: CfgNode, peers: Peers | None = None) -> KnnRun:
     """Nearest neighbours of TEST.SPLIT's videos among the training videos, by the features of MODEL.WEIGHTS.
+
+    ``peers``: the processes that share the videos; None = this one alone.
 
     Raises:
         DatasetError, RunError: no labelled data, or weights that do not fit.
@@ -252,20 +268,21 @@ def build_knn(cfg: CfgNode) -> KnnRun:
     train = labelled_dataset(cfg, "train", test_views=True)
     test = labelled_dataset(cfg, cfg.TEST.SPLIT, test_views=True)
     cfg = with_classes(cfg, train, test)
-    device = select_device(cfg.DEVICE)
+    peers = Peers() if peers is None else peers
+    device = own_device(cfg, peers.world)
     model = build_model(cfg)
     origin, lines = start_weights(cfg, model)
     require_fitted(model)
     return KnnRun(
-        train_clips=_clips(cfg, train),
-        clips=_clips(cfg, test),
+        train_clips=_clips(cfg, train, peers.world),
+        clips=_clips(cfg, test, peers.world),
         k=cfg.KNN.K,
         temperature=cfg.KNN.TEMPERATURE,
-        **_measuring(cfg, model.to(device), [f"weights: {origin}", *lines, describe_labels(train)]),
+        **_measuring(cfg, model.to(device), peers, [f"weights: {origin}", *lines, describe_labels(train)]),
     )
 
 
-def _measuring(cfg: CfgNode, model: VideoClassifier, description: Sequence[str]) -> dict:
+def _measuring(cfg: CfgNode, model: VideoClassifier, peers: Peers, description: Sequence[str]) -> dict:
     """What every measurement takes."""
     return {
         "model": model,
@@ -276,4 +293,5 @@ def _measuring(cfg: CfgNode, model: VideoClassifier, description: Sequence[str])
         "precision": cfg.TRAIN.PRECISION,
         "unreadable": cfg.TEST.UNREADABLE,
         "description": description,
+        "peers": peers,
     }

@@ -16,6 +16,7 @@ from diffmae_video.build.data import DatasetError, build_dataset, build_loader
 from diffmae_video.build.inpainting import build_inpaint_eval
 from diffmae_video.build.latent import check_labels, fit_to_clips
 from diffmae_video.build.models import build_mask_mix, build_model
+from diffmae_video.build.monitoring import build_monitor
 from diffmae_video.build.recognition import (
     build_classify_task,
     build_knn,
@@ -23,6 +24,7 @@ from diffmae_video.build.recognition import (
     build_test_evaluator,
     describe_labels,
     labelled_dataset,
+    own_device,
     start_weights,
     with_classes,
 )
@@ -33,16 +35,19 @@ from diffmae_video.engine import (
     InpaintingRun,
     KnnRun,
     LrSchedule,
-    Monitor,
+    Peers,
     PretrainTask,
     ReconstructionEvaluator,
+    RunError,
     TestRun,
     Trainer,
+    World,
     make_optimizer,
     parameter_groups,
-    select_device,
 )
 from diffmae_video.engine.denoising import DenoisingEvaluator
+from diffmae_video.engine.lock import lock_folder
+from diffmae_video.engine.wrapping import WrapPlan, wrap
 from diffmae_video.models import LatentDAE, MaskedAutoencoder, make_mask, tokens_to_pixel_mask
 
 logger = logging.getLogger(__name__)
@@ -58,25 +63,48 @@ def training_length(cfg: CfgNode, videos: int) -> tuple[int, float]:
     return max(math.ceil(solver.EPOCHS * videos / solver.BATCH_SIZE), 1), solver.WARMUP_EPOCHS * videos
 
 
-def build_run(cfg: CfgNode) -> Trainer | TestRun | KnnRun | InpaintingRun:
+def build_run(cfg: CfgNode, peers: Peers | None = None) -> Trainer | TestRun | KnnRun | InpaintingRun:
     """What ``run_net.py`` runs: an object with ``run()``, by ``TASK``. The data is looked for before a model is built.
+
+    Args:
+        cfg: of the run.
+        peers: the processes that run it together; None = this one alone.
 
     Raises:
         DatasetError: see :func:`build_dataset`.
-        RunError: weights that are damaged or do not fit.
+        RunError: weights that are damaged or do not fit, or clips that the processes cannot share evenly.
     """
     if cfg.TASK == "test":
-        return build_test(cfg)
+        return build_test(cfg, peers)
     if cfg.TASK == "knn":
-        return build_knn(cfg)
+        return build_knn(cfg, peers)
     if cfg.TASK == "inpaint_eval":
+        if peers is not None and peers.world.size > 1:
+            raise RunError(f"TASK 'inpaint_eval' runs in one process, not in {peers.world.size}: set NUM_GPUS to 1")
         return build_inpaint_eval(cfg)
-    return build_trainer(cfg)
+    return build_trainer(cfg, peers)
 
 
-def build_trainer(cfg: CfgNode) -> Trainer:
-    """Pre-training, fine-tuning or a probe; raises as :func:`build_run`."""
-    classifies, device = cfg.TASK != "pretrain", select_device(cfg.DEVICE)
+def check_shares(cfg: CfgNode, world: World) -> None:
+    """Raises RunError for a batch that the processes cannot share evenly."""
+    videos, parts = cfg.SOLVER.BATCH_SIZE // cfg.DATA.REPEATED_SAMPLING, cfg.SOLVER.ACCUMULATION_STEPS
+    if videos % (world.size * parts):
+        unit = world.size * parts * cfg.DATA.REPEATED_SAMPLING
+        raise RunError(
+            f"SOLVER.BATCH_SIZE = {cfg.SOLVER.BATCH_SIZE} clips cannot be shared evenly by {world.size} processes x "
+            f"SOLVER.ACCUMULATION_STEPS = {parts} (x DATA.REPEATED_SAMPLING = {cfg.DATA.REPEATED_SAMPLING} clips of a "
+            f"video): set it to a multiple of {unit}"
+        )
+
+
+def build_trainer(cfg: CfgNode, peers: Peers | None = None) -> Trainer:
+    """Pre-training, fine-tuning or a probe; arguments and errors as of :func:`build_run`."""
+    peers = Peers() if peers is None else peers
+    world = peers.world
+    check_shares(cfg, world)
+    if world.is_first:
+        lock_folder(cfg.OUTPUT_DIR)
+    classifies, device = cfg.TASK != "pretrain", own_device(cfg, world)
     dataset = labelled_dataset(cfg, "train") if classifies else build_dataset(cfg, "train")
     if classifies:
         evaluators = [build_test_evaluator(cfg)]
@@ -89,20 +117,31 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         task = PretrainTask(cfg.DIFFUSION.STEPS, masks, teacher)
         description += [f"masks, drawn for every micro-batch: {masks}"] if masks else []
     model = build_model(cfg)
-    checkpoints = CheckpointManager(Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN.KEEP_PERIOD)
+    if not world.is_first:  # which tidies the folder up before the others look at it
+        peers.wait_for("the output folder")
+    checkpoints = build_checkpoints(cfg, world)
+    peers.say("the output folder")
     # A run that goes on has all its weights: where it once started from may be gone by now.
     goes_on = cfg.TRAIN.AUTO_RESUME and checkpoints.latest() is not None
     weights_from, fitted = ("", []) if goes_on else start_weights(cfg, model)
     model.to(device)
     if not goes_on:
-        fitted = [*fitted, *fit_to_clips(cfg, model, dataset)]
+        if world.is_first:
+            fitted = [*fitted, *fit_to_clips(cfg, model, dataset)]
+        peers.wait_for("what is fitted to the clips")
+        peers.share(model)
     if not classifies:
         evaluators = build_evaluators(cfg, model)
     solver, train = cfg.SOLVER, cfg.TRAIN
     total_steps, warmup_clips = training_length(cfg, len(dataset))
+    # Before the model is wrapped: its operations are counted.
+    total_clips = total_steps * solver.BATCH_SIZE
+    monitor, compute = build_monitor(cfg, model, task, total_clips, len(dataset), world.rank, world.size)
+    plan = build_wrap_plan(cfg)
+    wrapped = wrap(model, plan, device, world)
     groups = parameter_groups(model, solver.WEIGHT_DECAY, model.no_weight_decay(), solver.LAYER_DECAY)
     return Trainer(
-        model=model,
+        model=wrapped,
         task=task,
         optimizer=make_optimizer(solver.OPTIMIZER, groups, tuple(solver.BETAS), solver.MOMENTUM),
         schedule=LrSchedule.from_base(
@@ -110,10 +149,12 @@ def build_trainer(cfg: CfgNode) -> Trainer:
             solver.BATCH_SIZE,
             solver.BASE_BATCH_SIZE,
             warmup_clips=warmup_clips,
-            total_clips=total_steps * solver.BATCH_SIZE,
+            total_clips=total_clips,
             min_lr=solver.MIN_LR,
         ),
-        make_loader=lambda start_draw: build_loader(cfg, dataset, start_draw, pin_memory=device.type == "cuda"),
+        make_loader=lambda start_draw: build_loader(
+            cfg, dataset, start_draw, world.rank, world.size, pin_memory=device.type == "cuda"
+        ),
         total_steps=total_steps,
         clips_per_step=solver.BATCH_SIZE,
         draws_per_step=solver.BATCH_SIZE // cfg.DATA.REPEATED_SAMPLING,
@@ -122,13 +163,7 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         clip_grad_norm=solver.CLIP_GRAD_NORM,
         checkpoints=checkpoints,
         checkpoint_period=train.CHECKPOINT_PERIOD,
-        monitor=Monitor(
-            cfg.OUTPUT_DIR,
-            total_clips=total_steps * solver.BATCH_SIZE,
-            clips_per_epoch=len(dataset),
-            log_period=train.LOG_PERIOD,
-            tensorboard=train.TENSORBOARD,
-        ),
+        monitor=monitor,
         device=device,
         seed=cfg.SEED,
         max_unreadable_fraction=cfg.DATA.MAX_UNREADABLE_FRACTION,
@@ -138,7 +173,31 @@ def build_trainer(cfg: CfgNode) -> Trainer:
         weights_from=weights_from,
         auto_resume=train.AUTO_RESUME,
         ema_decay=train.EMA_DECAY,
-        extra_description=[*fitted, *description],
+        extra_description=[*fitted, *description, *compute, *plan.describe(world.size)],
+        peers=peers,
+    )
+
+
+def build_checkpoints(cfg: CfgNode, world: World) -> CheckpointManager:
+    """Of a run that has its output folder to itself: what is unfinished there is removed."""
+    folder, train = Path(cfg.OUTPUT_DIR) / "checkpoints", cfg.TRAIN
+    keep = (train.KEEP_PERIOD, train.KEEP_LAST, train.ON_FULL_DISK == "stop", world)
+    if train.CHECKPOINT_FORMAT == "file":
+        return CheckpointManager(folder, *keep)
+    # Imported here: it takes a second, and most checkpoints are files.
+    from diffmae_video.engine.sharded_checkpoints import ShardedCheckpoints
+
+    return ShardedCheckpoints(folder, *keep, background=train.CHECKPOINT_ASYNC)
+
+
+def build_wrap_plan(cfg: CfgNode) -> WrapPlan:
+    return WrapPlan(
+        activation_checkpointing=cfg.TRAIN.ACTIVATION_CHECKPOINTING,
+        checkpoint_every=cfg.TRAIN.ACTIVATION_CHECKPOINT_EVERY,
+        compile=cfg.TRAIN.COMPILE,
+        parallel=cfg.DISTRIBUTED.PARALLEL,
+        fsdp_precision=cfg.DISTRIBUTED.FSDP_PRECISION,
+        cpu_offload=cfg.DISTRIBUTED.FSDP_CPU_OFFLOAD,
     )
 
 

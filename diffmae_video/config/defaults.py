@@ -15,6 +15,22 @@ _C.TASK = "pretrain"
 _C.OUTPUT_DIR = "runs/default"  # checkpoints, logs, resolved config and pictures of this run
 _C.SEED = 0  # all randomness (data order, crops, masks, timesteps, noise, initial weights) derives from it
 _C.DEVICE = "auto"  # "auto" (CUDA where there is one, else CPU), "cpu", "cuda", "cuda:1", ...
+# Processes that run_net.py starts on this machine, each with a GPU of its own, or on a CPU its share of the cores; 1 =
+# this process alone. Under torchrun or SLURM, which start the processes, leave it at 1.
+_C.NUM_GPUS = 1
+
+_C.DISTRIBUTED = Node()
+# Seconds that a process waits for the others' part of a sum before it gives up. A process that has died is noticed
+# within seconds whatever this says.
+_C.DISTRIBUTED.TIMEOUT = 600.0
+# What several processes share: "ddp" (the work; each has the whole model) or "fsdp" (parameters, gradients and what the
+# optimiser keeps for them too, for models that are too large for one GPU); docs/scaling.md tells which, and why.
+_C.DISTRIBUTED.PARALLEL = "ddp"
+# Of "fsdp": the blocks' weights are put together, and used, as "fp32" or "bf16" (half the memory and traffic; with
+# TRAIN.PRECISION "bf16"). Gradients are summed and weights are kept in float32 either way.
+_C.DISTRIBUTED.FSDP_PRECISION = "fp32"
+# Of "fsdp": weights, gradients and what the optimiser keeps are in the memory of the host. Slow.
+_C.DISTRIBUTED.FSDP_CPU_OFFLOAD = False
 
 # -------------------------------------------------------------------------------------------------------------- data
 _C.DATA = Node()
@@ -218,16 +234,32 @@ _C.SOLVER.CLIP_GRAD_NORM = 0.0  # largest L2 norm of the gradient; 0 = no clippi
 
 _C.TRAIN = Node()
 _C.TRAIN.PRECISION = "bf16"  # "bf16" (autocast) or "fp32"
+# Blocks whose forward pass is computed once more in the backward pass, so that only their inputs are kept: "none",
+# "full" (all) or "selective" (every ACTIVATION_CHECKPOINT_EVERY-th). Less memory, more time: docs/scaling.md.
+_C.TRAIN.ACTIVATION_CHECKPOINTING = "none"
+_C.TRAIN.ACTIVATION_CHECKPOINT_EVERY = 2  # of "selective"
+_C.TRAIN.COMPILE = "none"  # "none", or "blocks": torch.compile of every transformer block
 _C.TRAIN.EMA_DECAY = 0.0  # of the exponential moving average of the weights, which is then what is measured; 0 = off
 # Optimiser steps between two evaluations of a classifier on TEST.SPLIT; 0 = only after the last step.
 _C.TRAIN.EVAL_PERIOD = 0
 _C.TRAIN.AUTO_RESUME = True  # go on from the newest checkpoint of OUTPUT_DIR
 _C.TRAIN.LOG_PERIOD = 10  # optimiser steps between two log lines
 _C.TRAIN.CHECKPOINT_PERIOD = 500  # optimiser steps between two checkpoints that "latest" points to
-_C.TRAIN.KEEP_PERIOD = 0  # optimiser steps between two checkpoints that are kept for good; 0 = only the last two
+_C.TRAIN.KEEP_LAST = 2  # so many of the newest checkpoints are kept
+_C.TRAIN.KEEP_PERIOD = 0  # optimiser steps between two checkpoints that are kept for good besides; 0 = none are
+# A checkpoint is a "file", which the first process writes, or "sharded": a folder that every process writes its part
+# of, for models that no process should have to gather. A run can change it; docs/checkpoints.md tells more.
+_C.TRAIN.CHECKPOINT_FORMAT = "file"
+_C.TRAIN.CHECKPOINT_ASYNC = False  # of "sharded": it is written while the run goes on, from a copy in the host's memory
+_C.TRAIN.ON_FULL_DISK = "continue"  # without the checkpoint, which is said in the log; or "stop" (exit code 2)
 _C.TRAIN.VISUALIZE_PERIOD = 0  # optimiser steps between two sample reconstructions (PNG and TensorBoard); 0 = never
 _C.TRAIN.VISUALIZE_STEPS = 20  # sampling steps of those reconstructions
 _C.TRAIN.TENSORBOARD = True  # write TensorBoard events to OUTPUT_DIR/tensorboard
+# Weights & Biases: "" (no), "offline" (files in OUTPUT_DIR/wandb) or "online"; needs the package wandb.
+_C.TRAIN.WANDB = ""
+_C.TRAIN.WANDB_PROJECT = "diffmae_video"  # where Weights & Biases lists the run
+# What one device could do at TRAIN.PRECISION, 10^12 operations per second, for the MFU; 0 = measured before the run.
+_C.TRAIN.PEAK_TFLOPS = 0.0
 
 # -------------------------------------------------------------------------------------------------------- measuring
 _C.TEST = Node()

@@ -19,6 +19,8 @@ from diffmae_video.config.latent import LATENT_DAE, TOKENIZERS, check_latent, is
 from diffmae_video.config.masks import MASK_STRATEGIES, check_masks
 from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
 from diffmae_video.config.objectives import check_objective
+from diffmae_video.config.saving import CHECKPOINT_FORMATS, ON_FULL_DISK, check_saving
+from diffmae_video.config.scaling import check_scaling
 from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
 from diffmae_video.config.tasks import AUTOENCODER_TASKS
 
@@ -54,6 +56,13 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "MASK.STRATEGY": MASK_STRATEGIES,
     "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic", "linear_gamma", "linear_sigma"),
     "TRAIN.PRECISION": ("bf16", "fp32"),
+    "TRAIN.ACTIVATION_CHECKPOINTING": ("none", "full", "selective"),
+    "TRAIN.COMPILE": ("none", "blocks"),
+    "TRAIN.CHECKPOINT_FORMAT": CHECKPOINT_FORMATS,
+    "TRAIN.ON_FULL_DISK": ON_FULL_DISK,
+    "DISTRIBUTED.PARALLEL": ("ddp", "fsdp"),
+    "DISTRIBUTED.FSDP_PRECISION": ("bf16", "fp32"),
+    "TRAIN.WANDB": ("", "offline", "online"),
 }
 
 # key: how many elements its list has
@@ -70,6 +79,8 @@ LENGTHS = {
 # key: the range of its value, or of every element of its list; "(" and ")" leave the bound out, as in mathematics
 RANGES = {
     "SEED": "[0, 9223372036854775807]",
+    "NUM_GPUS": "[1, inf)",
+    "DISTRIBUTED.TIMEOUT": "(0, inf)",
     "DATA.FOLD": "[1, 3]",
     "DATA.LABELS_PER_CLASS": "[0, inf)",
     "DATA.NUM_FRAMES": "[1, inf)",
@@ -145,13 +156,16 @@ RANGES = {
     "SOLVER.LAYER_DECAY": "(0, 1]",
     "SOLVER.WEIGHT_DECAY": "[0, inf)",
     "SOLVER.CLIP_GRAD_NORM": "[0, inf)",
+    "TRAIN.ACTIVATION_CHECKPOINT_EVERY": "[2, inf)",
     "TRAIN.EMA_DECAY": "[0, 1)",
     "TRAIN.EVAL_PERIOD": "[0, inf)",
     "TRAIN.LOG_PERIOD": "[1, inf)",
     "TRAIN.CHECKPOINT_PERIOD": "[1, inf)",
     "TRAIN.KEEP_PERIOD": "[0, inf)",
+    "TRAIN.KEEP_LAST": "[1, inf)",
     "TRAIN.VISUALIZE_PERIOD": "[0, inf)",
     "TRAIN.VISUALIZE_STEPS": "[1, inf)",
+    "TRAIN.PEAK_TFLOPS": "[0, inf)",
     "TEST.NUM_ENSEMBLE_VIEWS": "[1, inf)",
     "TEST.NUM_SPATIAL_CROPS": "[1, inf)",
     "TEST.BATCH_SIZE": "[1, inf)",
@@ -165,7 +179,7 @@ RANGES = {
     "KNN.TEMPERATURE": "(0, inf)",
 }
 
-NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE", "TEST.SPLIT")
+NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE", "TEST.SPLIT", "TRAIN.WANDB_PROJECT")
 # What pre-training would silently ignore
 CLASSIFIERS_ONLY = (
     "AUGMENT.RAND_AUGMENT",
@@ -209,7 +223,8 @@ def value_of(cfg: CfgNode, key: str) -> Any:
 def _check_values(cfg: CfgNode) -> Iterator[str]:
     for key, names in CHOICES.items():
         if value_of(cfg, key) not in names:
-            yield f"{key} is {value_of(cfg, key)!r}: choose one of {', '.join(names)}"
+            choices = ", ".join(name or '""' for name in names)
+            yield f"{key} is {value_of(cfg, key)!r}: choose one of {choices}"
     for key, length in LENGTHS.items():
         if len(value_of(cfg, key)) != length:
             yield f"{key} is {value_of(cfg, key)}: it needs {length} elements"
@@ -219,7 +234,7 @@ def _check_values(cfg: CfgNode) -> Iterator[str]:
             yield f"{key} is {value}: it must be in {interval}"
     for key in NOT_EMPTY:
         if not value_of(cfg, key).strip():
-            yield f"{key} is empty: give a path"
+            yield f"{key} is empty: give a path or a name"
     if not DEVICE.fullmatch(cfg.DEVICE):
         yield f'DEVICE is {cfg.DEVICE!r}: it must be "auto", "cpu", "cuda" or "cuda:<number>"'
 
@@ -403,4 +418,6 @@ CHECKS = (
     _check_recognition,
     _check_fit,
     check_inpaint,
+    check_scaling,
+    check_saving,
 )

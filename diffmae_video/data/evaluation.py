@@ -81,6 +81,16 @@ class EvaluationClips:
             if attempts.batch is not None:
                 yield attempts.batch
 
+    def account(self) -> tuple[list[int], int, list[tuple[str, str]], list[int]]:
+        """``indices``, ``read``, ``unreadable`` and ``unreadable_indices``: what :meth:`join` takes."""
+        return self.indices, self.read, self.unreadable, self.unreadable_indices
+
+    def join(self, accounts: Sequence[tuple[list[int], int, list[tuple[str, str]], list[int]]]) -> None:
+        """Takes over the :meth:`account` of all processes that read a part of the dataset each, in their order."""
+        indices, read, unreadable, numbers = zip(*accounts, strict=True)
+        self.indices, self.read = sum(indices, []), sum(read)
+        self.unreadable, self.unreadable_indices = sum(unreadable, []), sum(numbers, [])
+
     def summary(self) -> str:
         """One line for a report: how many videos were measured, how many could not be."""
         if not self.unreadable:

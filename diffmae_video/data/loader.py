@@ -243,8 +243,10 @@ def make_loader(
 def _start_worker(worker: int) -> None:
     _end_with_parent()
     torch.set_num_threads(1)  # there is a worker for every core already
-    # Ctrl-C reaches all processes of the terminal: the main one ends the workers, without a traceback from each.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    # Ctrl-C reaches all processes of the terminal, a scheduler's signal all those of the job: the main one ends the
+    # workers when it has finished its step, without a traceback from each. They do not outlive it, see above.
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def _end_with_parent() -> None:

@@ -1,6 +1,6 @@
-"""Checkpoints that survive being killed, a full disk and a damaged file.
+"""Checkpoints that survive being killed, a full disk and damage: what is in one, and how one is found and read.
 
-A checkpoint is one zip file, as ``torch.save`` writes it, holding a dictionary of tensors and plain Python values::
+A checkpoint holds a dictionary of tensors and plain Python values::
 
     format      1
     model       state_dict of the bare model
@@ -12,9 +12,11 @@ A checkpoint is one zip file, as ``torch.save`` writes it, holding a dictionary 
     ema         with averaged weights only: what a model that has them would have as its state_dict
     ema_updates with averaged weights only: how many steps they average over
 
-In a folder of them, ``step_00000500.pt`` is the state after 500 optimiser steps and ``latest`` a text file with the
-name of the newest. A file gets its name only once it is complete and on the disk, and ``latest`` is written after that;
-so whatever moment the process is killed at, the newest ``step_*.pt`` is a whole one.
+It is one zip file, ``step_00000500.pt``, as ``torch.save`` writes it, or a folder that every process has written its
+part of, ``step_00000500`` (see sharded.py); the number is that of the optimiser steps done. Beside them ``latest`` is a
+text file with the name of the newest. A file gets its name, and a folder its manifest, only once all of it is complete
+and on the disk, and ``latest`` is written after that; so whatever moment the process is killed at, the newest of them
+is a whole one.
 """
 
 from __future__ import annotations
@@ -24,17 +26,18 @@ import logging
 import os
 import pickle
 import re
-import shutil
 import struct
 import zipfile
 import zlib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from diffmae_video.engine.disk import NO_SPACE, tolerate_full_disk, write_atomically, write_text
+from diffmae_video.engine.disk import write_atomically
 from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
+from diffmae_video.engine.manifest import MANIFEST
 from diffmae_video.engine.weights_file import COUNTS, MODEL_FILE, SUFFIX, load_weights
 
 logger = logging.getLogger(__name__)
@@ -43,7 +46,7 @@ FORMAT = 1
 KEYS = ("format", "model", "optimizer", "progress", "config")
 LATEST = "latest"
 FOLDER = "checkpoints"  # of a run folder
-STEP_FILE = re.compile(r"step_(\d{8,})\.pt")
+STEP_NAME = re.compile(r"step_(\d{8,})(\.pt)?")
 # What the zip reader raises on damaged bytes; the last two for flags that say "encrypted" or "unknown compression".
 ZIP_ERRORS = (zipfile.BadZipFile, zlib.error, struct.error, EOFError, ValueError, RuntimeError, NotImplementedError)
 
@@ -68,13 +71,31 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
         CheckpointError: a whole file that cannot be loaded, or of another version's format.
     """
     path = Path(path)
-    _check_bytes(path)
+    check_file(path)
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise DamagedCheckpoint(f"{path} is not a checkpoint: it holds more than tensors and plain values") from error
     except RuntimeError as error:
         raise CheckpointError(f"{path} cannot be loaded: {_one_line(error)}") from error
+    return _whole(state, path)
+
+
+def load_any(path: Path, into: Mapping[str, Any] | None = None, check: bool = True) -> dict[str, Any]:
+    """Reads a checkpoint file, or a folder with a manifest; arguments as :func:`sharded.load_sharded`, raises as both.
+
+    Of a file, every process reads the whole, and ``into`` and ``check`` change nothing.
+    """
+    if path.is_dir():
+        # Imported here: it takes a second, and most checkpoints are files.
+        from diffmae_video.engine.sharded import load_sharded
+
+        return _whole(load_sharded(path, into, check), path)
+    return load_checkpoint(path)
+
+
+def _whole(state: Any, path: Path) -> dict[str, Any]:
+    """``state`` itself, if it has the entries of a checkpoint."""
     missing = [key for key in KEYS if not isinstance(state, dict) or key not in state]
     if missing:
         raise DamagedCheckpoint(f"{path} is not a whole checkpoint: it has no entry {', '.join(missing)}")
@@ -91,12 +112,17 @@ def ema_state(state: dict[str, Any]) -> dict[str, torch.Tensor]:
     return state["ema"] if "ema" in state else state["model"]
 
 
-def _check_bytes(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Compares every part of a checkpoint file with its checksum; raises DamagedCheckpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
-            broken = archive.testzip()
+            # torch.save compresses nothing. A small entry that claims to unpack to a large one would fill the memory.
+            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            broken = None if packed else archive.testzip()
     except ZIP_ERRORS as error:
         raise DamagedCheckpoint(f"{path} is not a whole checkpoint file: {_one_line(error)}") from error
+    if packed:
+        raise DamagedCheckpoint(f"{path} is not a checkpoint file: its entry {packed[0]} is compressed")
     if broken is not None:
         raise DamagedCheckpoint(f"{path} is damaged: wrong checksum of its entry {broken}")
 
@@ -123,17 +149,27 @@ def tensor_bytes(value: Any) -> int:
 
 
 def step_files(folder: str | Path) -> dict[int, Path]:
-    """The checkpoints of a folder by step, newest first."""
+    """The checkpoints of a folder by step, newest first: files, and folders that have a manifest."""
     folder = Path(folder)
-    names = os.listdir(folder) if folder.is_dir() else []
-    steps = {int(match[1]): folder / name for name in names if (match := STEP_FILE.fullmatch(name))}
-    return dict(sorted(steps.items(), reverse=True))
+    found: dict[int, Path] = {}
+    for name in sorted(os.listdir(folder) if folder.is_dir() else []):
+        match = STEP_NAME.fullmatch(name)
+        if match and (match[2] or (folder / name / MANIFEST).is_file()):
+            found[int(match[1])] = folder / name
+    return dict(sorted(found.items(), reverse=True))
 
 
-def newest_good(folder: str | Path) -> tuple[dict[str, Any], Path] | None:
+def newest_good(
+    folder: str | Path, into: Mapping[str, Any] | None = None, check: bool = True
+) -> tuple[dict[str, Any], Path] | None:
     """The newest whole checkpoint of a folder and its path; damaged newer ones are passed over with a warning.
 
-    Returns None when the folder holds no checkpoint.
+    Args:
+        folder: of checkpoints.
+        into, check: see :func:`load_any`.
+
+    Returns:
+        None when the folder holds no checkpoint.
 
     Raises:
         CheckpointError: there are checkpoints, and none is whole.
@@ -142,7 +178,7 @@ def newest_good(folder: str | Path) -> tuple[dict[str, Any], Path] | None:
     damage = []
     for path in files.values():
         try:
-            state = load_checkpoint(path)
+            state = load_any(path, into, check)
         except DamagedCheckpoint as error:
             damage.append(str(error))
             continue
@@ -158,14 +194,14 @@ def newest_good(folder: str | Path) -> tuple[dict[str, Any], Path] | None:
 
 
 def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
-    """Loads what ``path`` names: a checkpoint file, a run folder, its ``checkpoints`` folder, or the ``latest`` in it.
+    """Loads what ``path`` names: a checkpoint, a run folder, its ``checkpoints`` folder, or the ``latest`` in it.
 
     A folder or ``latest`` gives the newest whole checkpoint there. A weights file (``.safetensors``), or a folder with
     a ``model.safetensors`` and no checkpoints, gives what can be used of a model without going on with its run.
 
     Returns:
-        The checkpoint and the path of its file. Of a weights file: ``format``, ``model``, ``config``, ``progress`` (0
-        steps and clips where its notes do not say) and ``notes``.
+        The checkpoint, its tensors whole and on the CPU, and its path. Of a weights file: ``format``, ``model``,
+        ``config``, ``progress`` (0 steps and clips where its notes do not say) and ``notes``.
 
     Raises:
         FileNotFoundError: nothing there.
@@ -177,6 +213,8 @@ def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
     folder = path / FOLDER if (path / FOLDER).is_dir() else path
     if path.name == LATEST and path.is_file() and not zipfile.is_zipfile(path):
         folder = path.parent
+    if STEP_NAME.fullmatch(path.name) and path.is_dir():
+        return load_any(path), path.resolve()
     if not folder.is_dir():
         return (_from_weights_file if path.suffix == SUFFIX else load_checkpoint)(path), path.resolve()
     found = newest_good(folder)
@@ -184,8 +222,8 @@ def find_checkpoint(path: str | Path) -> tuple[dict[str, Any], Path]:
         return _from_weights_file(folder / MODEL_FILE), folder / MODEL_FILE
     if found is None:
         raise FileNotFoundError(
-            f"no checkpoint in {path}: expected a run folder with {FOLDER}/step_*.pt, a folder with {MODEL_FILE}, or "
-            "a file"
+            f"no checkpoint in {path}: expected a run folder with {FOLDER}/step_*, a folder with {MODEL_FILE}, or a "
+            "file"
         )
     return found
 
@@ -195,84 +233,3 @@ def _from_weights_file(path: Path) -> dict[str, Any]:
     tensors, config, notes = load_weights(path)
     progress = {name: int(notes.get(name, 0)) for name in COUNTS}
     return {"format": FORMAT, "model": tensors, "config": config, "progress": progress, "notes": notes}
-
-
-class CheckpointManager:
-    """The checkpoints of one run.
-
-    Keeps the two newest and, for good, those at multiples of ``keep_period``; older ones are deleted after a newer one
-    is complete, never before. One process writes to a folder at a time.
-
-    Args:
-        folder: created when missing; left-over temporary files of a killed process are removed from it.
-        keep_period: optimiser steps; 0 = none is kept for good.
-    """
-
-    KEEP = 2
-
-    def __init__(self, folder: str | Path, keep_period: int = 0):
-        self.folder, self.keep_period = Path(folder), keep_period
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left_over in self.folder.glob(".*.tmp"):
-            left_over.unlink(missing_ok=True)
-
-    def path(self, step: int) -> Path:
-        return self.folder / f"step_{step:08d}.pt"
-
-    def latest(self) -> Path | None:
-        """The newest checkpoint's path, unread; None when there is none."""
-        return next(iter(step_files(self.folder).values()), None)
-
-    def load_latest(self) -> tuple[dict[str, Any], Path] | None:
-        """The newest whole checkpoint and its path, to go on from; None when there is none.
-
-        Damaged newer files are renamed to ``*.damaged``, so that they are not taken for the newest again.
-
-        Raises:
-            CheckpointError: there are checkpoints, and none is whole.
-        """
-        found = newest_good(self.folder)
-        if found is not None:
-            for path in step_files(self.folder).values():
-                if path == found[1]:
-                    break
-                os.replace(path, path.with_name(f"{path.name}.damaged"))
-                logger.warning("%s was renamed to %s.damaged", path, path.name)
-        return found
-
-    def save(self, state: dict[str, Any], step: int) -> Path | None:
-        """Writes ``state`` as the checkpoint of ``step``; returns its path, or None when the disk is full.
-
-        A full disk leaves the earlier checkpoints as they were and is logged as a warning with the room needed.
-
-        Raises:
-            OSError: the folder cannot be written for another reason.
-        """
-        path = self.path(step)
-        try:
-            save_checkpoint(path, state)
-        except OSError as error:
-            if error.errno not in NO_SPACE:
-                raise
-            self._warn_full(state, step)
-            return None
-        with tolerate_full_disk(str(self.folder / LATEST)):
-            write_text(self.folder / LATEST, f"{path.name}\n")
-        self._prune(step)
-        return path
-
-    def _warn_full(self, state: dict[str, Any], step: int) -> None:
-        needed, free = tensor_bytes(state) / 2**20, shutil.disk_usage(self.folder).free / 2**20
-        newest = self.latest()
-        logger.warning(
-            "the checkpoint of step %d was NOT saved, the disk of %s is full: about %.0f MiB are needed, %.0f MiB are "
-            "free. Training goes on; the newest checkpoint is %s. Free some space",
-            step, self.folder, needed, free, "none" if newest is None else newest.name,
-        )  # fmt: skip
-
-    def _prune(self, newest_step: int) -> None:
-        """Deletes all but the newest checkpoints up to ``newest_step``, which was just written."""
-        steps = [step for step in step_files(self.folder) if step <= newest_step]
-        for step in steps[self.KEEP :]:
-            if not self.keep_period or step % self.keep_period:
-                self.path(step).unlink(missing_ok=True)

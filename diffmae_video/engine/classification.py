@@ -21,6 +21,7 @@ from torch import nn
 from diffmae_video.data import ClipBatch, EvaluationClips
 from diffmae_video.engine.errors import RunError
 from diffmae_video.engine.monitor import Monitor
+from diffmae_video.engine.world import Peers
 
 logger = logging.getLogger(__name__)
 
@@ -134,8 +135,12 @@ class ClassificationResult:
 
 
 def classify(
-    model: nn.Module, clips: EvaluationClips, views_per_forward: int = 32, unreadable: str = "leave_out"
-) -> ClassificationResult:
+    model: nn.Module,
+    clips: EvaluationClips,
+    views_per_forward: int = 32,
+    unreadable: str = "leave_out",
+    peers: Peers | None = None,
+) -> ClassificationResult | None:
     """The classes of all videos. Call it inside ``engine.evaluation.evaluation`` and ``autocast``, as the trainer does.
 
     Args:
@@ -143,6 +148,8 @@ def classify(
         clips: the test set.
         views_per_forward: clips that go through the model at a time: what bounds its memory.
         unreadable: "leave_out" or "wrong".
+        peers: the processes that measure together, each with its own part of the videos: the first one gets the result
+            of all, the others None. None = this one alone.
 
     Raises:
         RunError: labels that the model does not have, no video that can be read, or scores that are not finite.
@@ -161,7 +168,22 @@ def classify(
         labels.append(batch.labels[:: clips.views])
         scores.append(own.mean(1).float())
         view_scores.append(own.float())
-    return make_result(clips, unreadable, paths, labels, scores, view_scores)
+    rows = gather_rows(peers, "classified videos", clips, (paths, labels, scores, view_scores))
+    return None if rows is None else make_result(clips, unreadable, *rows)
+
+
+def gather_rows(
+    peers: Peers | None, name: str, clips: EvaluationClips, rows: tuple[list, ...]
+) -> tuple[list, ...] | None:
+    """Lists with what this process made of its part of the videos -> those of all, on the first process; else None.
+
+    ``clips`` of the first process then accounts for all videos, too. ``name``: what the rows are.
+    """
+    parts = [(rows, clips.account())] if peers is None else peers.gather(name, (rows, clips.account()))
+    if parts is None:
+        return None
+    clips.join([account for _, account in parts])
+    return tuple(sum(lists, []) for lists in zip(*(own for own, _ in parts), strict=True))
 
 
 def make_result(

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import errno
+import hashlib
+import io
 import json
 import logging
 import os
@@ -52,6 +54,37 @@ class FileWriter:
         """Nothing is buffered here."""
 
 
+class HashedFile(io.RawIOBase):
+    """A new file that is hashed while it is written, in order; keeps the first error for ``fileno``, as FileWriter."""
+
+    def __init__(self, path: Path):
+        self._descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o644)
+        self._file, self.size, self._sum = FileWriter(self._descriptor), 0, hashlib.sha256()
+
+    def write(self, data: Any) -> int:
+        written = self._file.write(data)
+        self.size += written
+        self._sum.update(data)
+        return written
+
+    def tell(self) -> int:
+        return self.size
+
+    def fileno(self) -> int:
+        if self._file.error is not None:
+            raise self._file.error
+        return self._descriptor
+
+    def close(self) -> None:
+        if not self.closed:
+            os.close(self._descriptor)
+        super().close()
+
+    def checksum(self) -> str:
+        """SHA-256 of what was written, in hexadecimal."""
+        return self._sum.hexdigest()
+
+
 def temporary_path(path: Path) -> Path:
     """Where ``path`` is written before it is complete: same folder, so that the renaming is atomic."""
     return path.with_name(f".{path.name}.tmp")
@@ -79,7 +112,7 @@ def write_atomically(path: str | Path, write: Callable[[FileWriter], object]) ->
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-    _sync_folder(path.parent)
+    sync_folder(path.parent)
 
 
 def write_text(path: str | Path, text: str) -> None:
@@ -87,7 +120,7 @@ def write_text(path: str | Path, text: str) -> None:
     write_atomically(path, lambda file: file.write(text.encode()))
 
 
-def _sync_folder(folder: Path) -> None:
+def sync_folder(folder: Path) -> None:
     """Puts the folder's entries on the disk; without it a renaming may be lost in a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:

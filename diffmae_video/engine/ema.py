@@ -11,6 +11,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from diffmae_video.engine.sharding import local, part_of
+
 logger = logging.getLogger(__name__)
 
 
@@ -30,6 +32,7 @@ class ExponentialMovingAverage:
     Attributes:
         decay: as given.
         updates: how often ``update`` was called.
+        names: of the parameters that have an average.
 
     Raises:
         ValueError: ``decay`` out of range.
@@ -39,7 +42,8 @@ class ExponentialMovingAverage:
         if not 0 < decay < 1:
             raise ValueError(f"the decay of averaged weights must be in (0, 1), got {decay}")
         self.model, self.decay, self.updates = model, decay, 0
-        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.names, self._parameters = list(named), list(named.values())
         self._average = [p.detach().float().clone() for p in self._parameters]
         self._originals: list[torch.Tensor] | None = None  # the weights that ``applied`` took out of the model
 
@@ -47,13 +51,14 @@ class ExponentialMovingAverage:
     def update(self) -> None:
         """Takes the model's weights into the average, after an optimiser step."""
         decay = min(self.decay, (1 + self.updates) / (10 + self.updates))
-        torch._foreach_lerp_(self._average, [p.float() for p in self._parameters], 1 - decay)
+        averages, weights = [local(a) for a in self._average], [local(p).float() for p in self._parameters]
+        torch._foreach_lerp_(averages, weights, 1 - decay)
         self.updates += 1
 
     @torch.no_grad()
     def restart(self) -> None:
         """The average becomes the model's weights of now."""
-        torch._foreach_copy_(self._average, self._parameters)
+        torch._foreach_copy_([local(a) for a in self._average], [local(p) for p in self._parameters])
         self.updates = 0
 
     @contextmanager
@@ -86,12 +91,11 @@ class ExponentialMovingAverage:
     def state_dict(self) -> dict[str, Any]:
         """Two entries of a checkpoint: ``ema``, like the model's ``state_dict`` with the averages, and ``ema_updates``.
 
-        What has no average is the model's own tensor, which ``torch.save`` writes once.
+        What has no average is the model's own tensor, which ``torch.save`` writes once. Averages of sharded parameters
+        are sharded; ``full_average_state`` puts them together.
         """
-        averages = {id(p): average for p, average in zip(self._parameters, self._average, strict=True)}
-        entries = self.model.state_dict(keep_vars=True)
-        ema = {name: averages.get(id(value), value.detach()) for name, value in entries.items()}
-        return {"ema": ema, "ema_updates": self.updates}
+        averages = dict(zip(self.names, self._average, strict=True))
+        return {"ema": {**self.model.state_dict(), **averages}, "ema_updates": self.updates}
 
     @torch.no_grad()
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -100,17 +104,15 @@ class ExponentialMovingAverage:
         Raises:
             ValueError: an average is missing or has another shape.
         """
-        names = {id(p): name for name, p in self.model.named_parameters()}
         saved = []
-        for parameter in self._parameters:
-            name = names[id(parameter)]
+        for name, parameter in zip(self.names, self._parameters, strict=True):
             value = state["ema"].get(name)
             if value is None or value.shape != parameter.shape:
                 found = "missing" if value is None else f"of shape {list(value.shape)}"
                 raise ValueError(f"the average of {name} is {found}, expected shape {list(parameter.shape)}")
             saved.append(value)
         for average, value in zip(self._average, saved, strict=True):
-            average.copy_(value)
+            local(average).copy_(local(part_of(value, average)))
         self.updates = state["ema_updates"]
 
 

@@ -19,6 +19,18 @@ class TooManyUnreadable(RunError):
     """More of the dataset than allowed could not be read."""
 
 
+class PeerGone(RunError):
+    """Another process of the run is gone, or does not answer."""
+
+
+class DiskFull(RunError):
+    """There is no room for a checkpoint, and the run is to stop when that happens."""
+
+
+class FolderInUse(RunError):
+    """Another run has the output folder."""
+
+
 class CheckpointError(RunError):
     """A checkpoint that cannot be used: another format, or weights of another model."""
 

@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM, kept out of the places where they would leave a half-made state."""
+"""Ctrl-C and other requests to stop, kept out of the places where they would leave a half-made state."""
 
 from __future__ import annotations
 
@@ -11,21 +11,27 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+# The last two are what schedulers send some time before a job's end (submitit's default is USR2).
+SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)
 
 
 class Interrupts:
-    """While this context is open, SIGINT and SIGTERM raise ``KeyboardInterrupt``, but not inside ``held()``.
+    """While this context is open, the ``SIGNALS`` raise ``KeyboardInterrupt``, but not inside ``held()``.
 
     A signal that arrives inside ``held()`` is raised at its end, everywhere else at once. ``held(patience=1)`` holds
-    the first signal only: a second one, of somebody who does not want to wait, is raised at once. Signals can be
+    the first signal only: a Ctrl-C after it, of somebody who does not want to wait, is raised at once. Signals can be
     handled in the main thread only; in any other this changes nothing.
 
+    Args:
+        deferred: the first signal is only noted, for processes that have to stop together: the trainer agrees on it
+            with the others and stops at the end of a step.
+
     Attributes:
-        signal_number: the signal that was received last; None before.
+        signal_number: the signal to obey: the first one, or a Ctrl-C after it; None before.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, deferred: bool = False) -> None:
+        self.deferred = deferred
         self.signal_number: int | None = None
         self._received = 0
         self._holds: list[float] = []  # the patience of every ``held()`` that is open
@@ -69,8 +75,13 @@ class Interrupts:
             return
         if self._ending:
             return
+        # A scheduler repeats itself, and its signal comes from the launcher too. Only a person can be impatient.
+        if self._received and number != signal.SIGINT:
+            return
         self.signal_number = number
         self._received += 1
+        if self.deferred and self._received == 1:
+            return
         if self._holds and self._received <= max(self._holds):
             self._pending = True
         else:

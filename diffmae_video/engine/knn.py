@@ -13,9 +13,16 @@ from torch import nn
 from torch.nn import functional as F
 
 from diffmae_video.data import EvaluationClips
-from diffmae_video.engine.classification import ClassificationResult, check_labels, make_result, watched
+from diffmae_video.engine.classification import (
+    ClassificationResult,
+    check_labels,
+    gather_rows,
+    make_result,
+    watched,
+)
 from diffmae_video.engine.errors import RunError
 from diffmae_video.engine.evaluation import evaluation
+from diffmae_video.engine.world import Peers
 from diffmae_video.engine.wrapping import autocast
 
 
@@ -33,7 +40,8 @@ def extract(
     device: torch.device,
     precision: str = "bf16",
     views_per_forward: int = 32,
-) -> Features:
+    peers: Peers | None = None,
+) -> Features | None:
     """The features of all videos: the mean over a video's views of ``model.pooled(model.normalize(view))``.
 
     The mean is over features as the model gives them, as DINO's code does for several scales; :func:`knn_predict`
@@ -45,6 +53,7 @@ def extract(
         device: of the model.
         precision: "bf16" or "fp32".
         views_per_forward: clips that go through the model at a time.
+        peers: as of :func:`classification.classify`.
 
     Raises:
         RunError: no video could be read.
@@ -57,6 +66,10 @@ def extract(
             features.append(own.double().unflatten(0, (-1, clips.views)).mean(1).float())
             labels.append(batch.labels[:: clips.views])
             paths += batch.paths[:: clips.views]
+    rows = gather_rows(peers, f"features of {clips.dataset.entry(0).path}", clips, (features, labels, paths))
+    if rows is None:
+        return None
+    features, labels, paths = rows
     if not paths:
         raise RunError(f"none of {len(clips.unreadable)} videos could be read: {': '.join(clips.unreadable[0])}")
     return Features(torch.cat(features), torch.cat(labels), paths)

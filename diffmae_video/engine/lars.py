@@ -7,6 +7,8 @@ from typing import Any
 
 import torch
 
+from diffmae_video.engine.sharding import local, norms
+
 
 class LARS(torch.optim.Optimizer):
     """Layer-wise adaptive rate scaling (You et al., 2017, arXiv 1708.03888), as MAE's linear probe uses it.
@@ -70,21 +72,24 @@ class LARS(torch.optim.Optimizer):
         for parameter in parameters:
             if "momentum_buffer" not in self.state[parameter]:
                 self.state[parameter]["momentum_buffer"] = torch.zeros_like(parameter)
-        velocities = [self.state[p]["momentum_buffer"] for p in parameters]
+        velocities = [local(self.state[p]["momentum_buffer"]) for p in parameters]
         torch._foreach_mul_(velocities, group["momentum"])
         torch._foreach_add_(velocities, _directions(parameters, group["weight_decay"], group["trust_coefficient"]))
-        torch._foreach_add_(parameters, velocities, alpha=-group["lr"])
+        torch._foreach_add_([local(p) for p in parameters], velocities, alpha=-group["lr"])
 
 
 def _directions(parameters: list[torch.Tensor], weight_decay: float, trust_coefficient: float) -> list[torch.Tensor]:
-    """What enters the momentum of every parameter: its gradient, or the scaled ``u`` of the class's description."""
-    directions = [p.grad for p in parameters]
+    """What enters the momentum of every parameter: its gradient, or the scaled ``u`` of the class's description.
+
+    Of sharded parameters, this process's part of it.
+    """
+    directions = [local(p.grad) for p in parameters]
     scaled = [i for i, p in enumerate(parameters) if p.dim() > 1]
     if not scaled:
         return directions
     weights = [parameters[i] for i in scaled]
-    updates = torch._foreach_add([directions[i] for i in scaled], weights, alpha=weight_decay)
-    weight_norms, update_norms = torch.stack(torch._foreach_norm(weights)), torch.stack(torch._foreach_norm(updates))
+    updates = torch._foreach_add([directions[i] for i in scaled], [local(w) for w in weights], alpha=weight_decay)
+    weight_norms, update_norms = norms(weights, like=weights), norms(updates, like=weights)
     usable = (weight_norms > 0) & (update_norms > 0)
     factors = torch.where(usable, trust_coefficient * weight_norms / update_norms, 1.0)
     torch._foreach_mul_(updates, list(factors.unbind()))

@@ -15,6 +15,7 @@ from diffmae_video.engine.classification_report import summary, write_report
 from diffmae_video.engine.disk import JsonLines, write_text
 from diffmae_video.engine.evaluation import evaluation
 from diffmae_video.engine.knn import extract, knn_result
+from diffmae_video.engine.world import Peers
 from diffmae_video.engine.wrapping import autocast
 from diffmae_video.models import VideoClassifier
 
@@ -34,6 +35,8 @@ class Measurement:
         precision: "bf16" or "fp32".
         unreadable: "leave_out" or "wrong"; see ``classification.py``.
         description: lines for the log of the start.
+        peers: the processes that measure together, of which this is one; each of them has its own part of the clips.
+            None = this one alone.
     """
 
     name = "test"
@@ -50,14 +53,18 @@ class Measurement:
         precision: str,
         unreadable: str,
         description: Sequence[str] = (),
+        peers: Peers | None = None,
     ):
+        self.peers = Peers() if peers is None else peers
         self.model, self.clips, self.class_names = model, clips, class_names
         self.output_dir, self.config_text = Path(output_dir), config_text
         self.device, self.precision, self.unreadable = device, precision, unreadable
         self.description = tuple(description)
 
-    def run(self) -> ClassificationResult:
+    def run(self) -> ClassificationResult | None:
         """Measures, writes the report and one line of ``evaluations.jsonl``, and logs a summary.
+
+        Of several processes the first one does the writing and has the result.
 
         Raises:
             RunError: see ``classification.classify``.
@@ -69,6 +76,8 @@ class Measurement:
         views = f"{data.test_clips} clips x {data.test_crops} crops each"
         logger.info("%s of %d videos, %s, %s on %s", self.name, len(data), views, self.precision, self.device)
         result = self.measure()
+        if result is None:
+            return None
         folder = self.output_dir / self.name
         write_report(result, self.class_names, folder)
         write_text(folder / "config.yaml", self.config_text)
@@ -79,7 +88,7 @@ class Measurement:
         logger.info("predictions, classes and confusion matrix: %s", folder)
         return result
 
-    def measure(self) -> ClassificationResult:
+    def measure(self) -> ClassificationResult | None:
         raise NotImplementedError
 
 
@@ -88,9 +97,9 @@ class TestRun(Measurement):
 
     __test__ = False  # its name makes pytest look for tests in it
 
-    def measure(self) -> ClassificationResult:
+    def measure(self) -> ClassificationResult | None:
         with evaluation(self.model, self.device), autocast(self.precision, self.device):
-            return classify(self.model, self.clips, unreadable=self.unreadable)
+            return classify(self.model, self.clips, unreadable=self.unreadable, peers=self.peers)
 
 
 class KnnRun(Measurement):
@@ -108,10 +117,13 @@ class KnnRun(Measurement):
         super().__init__(**options)
         self.train_clips, self.k, self.temperature = train_clips, k, temperature
 
-    def measure(self) -> ClassificationResult:
+    def measure(self) -> ClassificationResult | None:
         train, test = (
-            extract(self.model, clips, self.device, self.precision) for clips in (self.train_clips, self.clips)
+            extract(self.model, clips, self.device, self.precision, peers=self.peers)
+            for clips in (self.train_clips, self.clips)
         )
+        if train is None or test is None:
+            return None
         logger.info("%d training videos vote; %s", len(train.labels), self.train_clips.summary())
         k = min(self.k, len(train.labels))
         if k < self.k:

@@ -1,16 +1,26 @@
-"""What a run tells while it goes: progress bar or log lines, JSON lines, TensorBoard.
+"""What a run tells while it goes: progress bar or log lines, JSON lines, and what ``sinks.py`` has.
 
-``log.jsonl`` has one line per interval of ``log_period`` steps::
+``log.jsonl`` has one line per interval of ``log_period`` steps; docs/monitoring.md says what each field is good for::
 
     step, clips           optimiser steps and clips since the start of the run
     epoch                 clips / videos in the training set
-    loss, grad_norm       means over the interval (grad_norm before clipping)
     lr                    of the interval's last step
+    loss, grad_norm       means over the interval (grad_norm before clipping)
+    param_norm            L2 norm of the trained parameters after the interval's last step
+    update_norm           L2 norm of what that step changed in them
     clips_per_second      clips / time spent in training steps, waiting for data included
-    data_wait_share       share of that time in which the step waited for the loader, 0 to 1
+    step_seconds          mean duration of a step
+    data_wait_share       share of that time in which the first process waited for its loader, 0 to 1
+    tflops, mfu           10^12 operations per second, and their share of the peak, see ``flops.py``; if counted
     unreadable            unreadable draws since the start of the run
     wall_seconds          time since the start of the run, all its processes together, time between them left out
     (names of metrics)    means over the clips of the interval that they apply to
+
+and, of several processes, or on a GPU, since the last line or the last start::
+
+    rank_seconds_min, rank_seconds_max, slowest_rank    own time of a step (``rank_times.py``): least, most, and whose
+    rank_data_wait, rank_data_wait_max                  data_wait_share of every process, and the largest
+    gpu_memory_allocated, gpu_memory_reserved           GiB, the most that any process had
 
 ``evaluations.jsonl`` has one line per evaluation that gave numbers: step, evaluator, and its values.
 """
@@ -21,16 +31,20 @@ import copy
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn
 
-from diffmae_video.engine.disk import JsonLines, tolerate_full_disk
-from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.disk import JsonLines
+from diffmae_video.engine.sinks import Sink, TensorBoard
+
+if TYPE_CHECKING:
+    from diffmae_video.engine.flops import Compute
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +61,7 @@ class StepReport:
         step_clips: clips of this step.
         seconds, data_seconds: duration of the step, and the part of it spent waiting for data.
         metrics: name -> (sum, count) over this step's clips.
+        line: fields that are measured only where a line is written, see ``Monitor.line_is_due``.
     """
 
     step: int
@@ -59,6 +74,7 @@ class StepReport:
     seconds: float
     data_seconds: float
     metrics: dict[str, tuple[float, float]] = field(default_factory=dict)
+    line: dict[str, Any] = field(default_factory=dict)
 
 
 class Interval:
@@ -89,6 +105,7 @@ class Interval:
             "loss": self.loss / self.steps,
             "grad_norm": self.grad_norm / self.steps,
             "clips_per_second": self.clips / seconds,
+            "step_seconds": seconds / self.steps,
             "data_wait_share": self.data_seconds / seconds,
             **{name: total / count for name, (total, count) in self.metrics.items() if count},
         }
@@ -104,6 +121,8 @@ class Monitor:
         log_period: optimiser steps between two lines.
         tensorboard: also write TensorBoard events to ``output_dir/tensorboard``.
         terminal: draw a progress bar instead of printing log lines; None = when standard output is a terminal.
+        sinks: where numbers and pictures go besides.
+        compute: for the utilisation; None = not told.
     """
 
     def __init__(
@@ -114,14 +133,15 @@ class Monitor:
         log_period: int = 10,
         tensorboard: bool = False,
         terminal: bool | None = None,
+        sinks: Sequence[Sink] = (),
+        compute: Compute | None = None,
     ):
         self.output_dir = Path(output_dir)
         self.total_clips, self.clips_per_epoch, self.log_period = total_clips, clips_per_epoch, log_period
         self.terminal = sys.stdout.isatty() if terminal is None else terminal
         self.output_dir.mkdir(parents=True, exist_ok=True)
-        # Imported now, so that a missing package is found before the run and not at its first line.
-        self._events_class = _summary_writer() if tensorboard else None
-        self._events: Any = None
+        self._sinks = [*([TensorBoard(self.output_dir / "tensorboard")] if tensorboard else []), *sinks]
+        self._compute = compute
         self._log: JsonLines | None = None
         self._evaluations: JsonLines | None = None
         self._bar: Progress | None = None
@@ -135,8 +155,8 @@ class Monitor:
         self._started = time.perf_counter()
         self._log = JsonLines(self.output_dir / "log.jsonl", keep_up_to=step)
         self._evaluations = JsonLines(self.output_dir / "evaluations.jsonl", keep_up_to=step)
-        if self._events_class is not None:
-            self._events = self._events_class(self.output_dir / "tensorboard", purge_step=step + 1)
+        for sink in self._sinks:
+            sink.open(step)
         if self.terminal:
             # Drawn from the training loop, not from a thread: loader workers are forked while the bar is up.
             columns = (TextColumn("{task.fields[before]}"), BarColumn(bar_width=10), TextColumn("{task.fields[after]}"))
@@ -147,12 +167,12 @@ class Monitor:
     def close(self) -> None:
         """Closes every file; safe to call twice and before ``open``."""
         self.sync()
-        for part in (self._log, self._evaluations, self._events):
+        for part in (self._log, self._evaluations, *self._sinks):
             if part is not None:
                 part.close()
         if self._bar is not None:
             self._bar.stop()
-        self._log = self._evaluations = self._events = self._bar = None
+        self._log = self._evaluations = self._bar = None
 
     def sync(self) -> None:
         """Puts the lines written so far on the disk, before a checkpoint that relies on them."""
@@ -160,23 +180,30 @@ class Monitor:
             if lines is not None:
                 lines.sync()
 
+    def line_is_due(self, step: int, clips: int) -> bool:
+        """Whether the step after which the run has made ``step`` steps and seen ``clips`` clips writes a line."""
+        return step % self.log_period == 0 or clips >= self.total_clips
+
     def record(self, report: StepReport) -> None:
         """Takes in one step; at the end of an interval, and of the run, writes its line."""
         self._interval.add(report)
+        means = self._interval.means()
         values = {
             "step": report.step,
             "clips": report.clips,
             "epoch": report.clips / self.clips_per_epoch,
             "lr": report.lr,
-            **self._interval.means(),
+            **means,
+            **({} if self._compute is None else self._compute.values(means["clips_per_second"])),
             "unreadable": report.unreadable,
             "wall_seconds": self._wall_seconds(),
+            **report.line,
         }
         self._draw(values)
-        if report.step % self.log_period == 0 or report.clips >= self.total_clips:
+        if self.line_is_due(report.step, report.clips):
             if self._log is not None:
                 self._log.append(values)
-            self._write_events("train", values, report.step)
+            self._send("train", values, report.step)
             if not self.terminal:
                 logger.info("%s", self.describe(values))
             self._interval = Interval()
@@ -186,13 +213,12 @@ class Monitor:
         if values and self._evaluations is not None:
             self._evaluations.append({"step": step, "evaluator": evaluator, **values})
             logger.info("step %d: %s %s", step, evaluator, ", ".join(f"{k} {v:.4g}" for k, v in values.items()))
-            self._write_events(evaluator, values, step)
+            self._send(evaluator, values, step)
 
     def record_image(self, tag: str, image: np.ndarray, step: int) -> None:
-        """Shows a picture, uint8 (H, W, 3), in TensorBoard."""
-        if self._events is not None:
-            with tolerate_full_disk("a TensorBoard image"):
-                self._events.add_image(tag, image, step, dataformats="HWC")
+        """Shows a picture, uint8 (H, W, 3), in TensorBoard and the other sinks."""
+        for sink in self._sinks:
+            sink.image(tag, image, step)
 
     def describe(self, values: dict[str, float]) -> str:
         """The log line of an interval's values."""
@@ -212,11 +238,9 @@ class Monitor:
     def _wall_seconds(self) -> float:
         return self._previous_seconds + time.perf_counter() - self._started
 
-    def _write_events(self, group: str, values: dict[str, float], step: int) -> None:
-        if self._events is not None:
-            with tolerate_full_disk("TensorBoard events"):
-                for name, value in values.items():
-                    self._events.add_scalar(f"{group}/{name}", value, step)
+    def _send(self, group: str, values: dict[str, Any], step: int) -> None:
+        for sink in self._sinks:
+            sink.scalars(group, values, step)
 
     def _draw(self, values: dict[str, float]) -> None:
         now = time.perf_counter()
@@ -234,6 +258,7 @@ class Monitor:
             f"lr {values['lr']:.2e}",
             f"{values['clips_per_second']:.1f} clips/s",
             f"data wait {values['data_wait_share']:.0%}",
+            *([f"MFU {values['mfu']:.1%}"] if "mfu" in values else []),
             f"ETA {_duration(remaining)}",
         ]
 
@@ -242,17 +267,6 @@ def _duration(seconds: float) -> str:
     minutes, seconds = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{seconds:02d}"
-
-
-def _summary_writer() -> type:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError as error:
-        raise RunError(
-            "TRAIN.TENSORBOARD is True but the package tensorboard is not installed: pip install tensorboard, or set "
-            "TRAIN.TENSORBOARD False"
-        ) from error
-    return SummaryWriter
 
 
 class _CurrentStdout(logging.StreamHandler):
@@ -266,12 +280,16 @@ class _CurrentStdout(logging.StreamHandler):
         return sys.stdout
 
 
-def configure_logging(level: int = logging.INFO) -> None:
-    """Prints the package's log messages to standard output, once however often it is called. For entry points."""
+def configure_logging(level: int = logging.INFO, rank: int = 0) -> None:
+    """Prints the package's log messages to standard output, once however often it is called. For entry points.
+
+    Of several processes the first tells what happens; the others, whose lines begin with their ``rank``, only warn.
+    """
     package = logging.getLogger("diffmae_video")
-    package.setLevel(level)
+    package.setLevel(max(level, logging.WARNING) if rank else level)
     package.propagate = False
     if not package.handlers:
         handler = _CurrentStdout()
-        handler.setFormatter(logging.Formatter("%(asctime)s %(message)s", datefmt="%H:%M:%S"))
+        prefix = f"[rank {rank}] " if rank else ""
+        handler.setFormatter(logging.Formatter(f"%(asctime)s {prefix}%(message)s", datefmt="%H:%M:%S"))
         package.addHandler(handler)

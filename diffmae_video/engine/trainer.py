@@ -7,7 +7,6 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from textwrap import shorten
@@ -16,17 +15,28 @@ from typing import Any
 import torch
 from torch import nn
 
-from diffmae_video.engine.checkpoint import FORMAT, CheckpointManager, config_changes
+from diffmae_video.engine.checkpoint import FORMAT, config_changes
+from diffmae_video.engine.checkpoint_manager import CheckpointManager
 from diffmae_video.engine.disk import write_text
 from diffmae_video.engine.ema import ExponentialMovingAverage, resume_average
 from diffmae_video.engine.errors import CheckpointError, RunError, TooManyUnreadable, TrainingInterrupted
 from diffmae_video.engine.evaluation import Evaluator, evaluation
+from diffmae_video.engine.full_state import (
+    full_state,
+    load_full_model_state,
+    load_full_optimizer_state,
+    places,
+    sharded_state,
+    whole_model,
+)
 from diffmae_video.engine.interrupts import Interrupts
 from diffmae_video.engine.monitor import Monitor, StepReport
-from diffmae_video.engine.optimizer import LrSchedule, describe_groups, restore_optimizer, set_lr
+from diffmae_video.engine.optimizer import LrSchedule, describe_groups, set_lr
+from diffmae_video.engine.rank_times import RankTimes
 from diffmae_video.engine.stepping import Stepper, StepResult, check_finite
 from diffmae_video.engine.tasks import Task
 from diffmae_video.engine.unreadable import UnreadableFiles
+from diffmae_video.engine.world import Peers, is_connection_error
 from diffmae_video.engine.wrapping import autocast, unwrap
 
 logger = logging.getLogger(__name__)
@@ -82,7 +92,8 @@ class Trainer:
         ema_decay: decay of a running average of the weights, which evaluators then see and every checkpoint also holds;
             0 = no average. See ``ema.py``.
         auto_resume: go on from the newest checkpoint; False refuses a folder that holds one.
-        rank, world_size: of this process; only rank 0 writes (all append to ``unreadable.txt``).
+        peers: the processes of the run, of which this is one; only rank 0 writes (all append to ``unreadable.txt``).
+            None = this one alone.
     """
 
     def __init__(
@@ -112,10 +123,12 @@ class Trainer:
         extra_description: Sequence[str] = (),
         ema_decay: float = 0.0,
         auto_resume: bool = True,
-        rank: int = 0,
-        world_size: int = 1,
+        peers: Peers | None = None,
     ):
-        self._interrupts = Interrupts()
+        self.peers = Peers() if peers is None else peers
+        rank, world_size = self.peers.world.rank, self.peers.world.size
+        # Several processes stop together, after a step: see ``StepResult.stop``.
+        self._interrupts = Interrupts(deferred=world_size > 1)
         self.stepper = Stepper(
             model=model,
             task=task,
@@ -141,6 +154,7 @@ class Trainer:
         self.ema = ExponentialMovingAverage(unwrap(model), ema_decay) if ema_decay else None
         self.unreadable = UnreadableFiles(self.output_dir / "unreadable.txt", max_unreadable_fraction)
         self.progress = Progress()
+        self._rank_times = RankTimes(device, rank, world_size)
         self._batches: Iterator[Any] | None = None
         self._saved_step = 0
 
@@ -150,7 +164,9 @@ class Trainer:
         Raises:
             NonFiniteLoss: the loss or gradient of a step is NaN or infinite; nothing of that step was applied or saved.
             TooManyUnreadable: see ``max_unreadable_fraction``; the state was saved.
-            TrainingInterrupted: Ctrl-C or SIGTERM; the state after the last complete step was saved.
+            TrainingInterrupted: Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, to any of the processes; the state after the last
+                complete step was saved.
+            PeerGone: another process of the run is gone; the newest checkpoint is whole.
             CheckpointError: the checkpoints found do not fit, or none is whole.
         """
         with self._interrupts:
@@ -168,10 +184,17 @@ class Trainer:
             except TooManyUnreadable:
                 self._save()
                 raise
+            except RunError:
+                raise
+            except RuntimeError as error:
+                if self.world_size > 1 and is_connection_error(error):
+                    raise self.peers.explain(error) from error
+                raise
             finally:
                 self._batches = None
                 self.monitor.close()
-            self._save()
+                self.checkpoints.wait()
+            self._save(last=True)
         raise TrainingInterrupted(
             f"interrupted after step {self.progress.step}; newest checkpoint: {self.checkpoints.latest() or 'none'}. "
             "To go on, run the same command again (with TRAIN.AUTO_RESUME True, the default)",
@@ -191,7 +214,7 @@ class Trainer:
             last = self.progress.clips >= self.total_clips
             self._evaluate(last)
             if last or self._checkpoint_is_due():
-                self._save()
+                self._save(last)
         if self._saved_step != self.progress.step:
             raise RunError(
                 "training is complete but its last checkpoint could not be written: free some space and run the same "
@@ -205,23 +228,32 @@ class Trainer:
         lr = self.schedule(self.progress.clips)
         set_lr(self.optimizer, lr)
         result = self.stepper.gradient(batches, self.progress.step)
-        check_finite(result, self.progress.step + 1, self.output_dir, self.checkpoints.latest)
+        latest = self.checkpoints.latest
+        check_finite(result, self.progress.step + 1, self.output_dir, latest, self.rank, self.world_size)
 
         # From here the state is between two steps: a signal waits until parameters, counts and log agree again.
         with self._interrupts.held():
-            self.stepper.update()
+            step, clips = self.progress.step + 1, self.progress.clips + self.clips_per_step
+            line_is_due = self.monitor.line_is_due(step, clips)
+            line: dict[str, Any] = dict(self.stepper.update(measured=line_is_due))
             if self.ema is not None:
                 self.ema.update()
-            self.progress.step += 1
-            self.progress.clips += self.clips_per_step
+            self.progress.step, self.progress.clips = step, clips
             self.progress.draws += self.draws_per_step
             self.progress.unreadable += result.failures
+            seconds = time.perf_counter() - started
+            self._rank_times.add(seconds, result.data_seconds, result.own_seconds)
+            if line_is_due:
+                line |= self._rank_times.gather()
             if self.rank == 0:
-                self.monitor.record(self._report(result, lr, time.perf_counter() - started))
+                self.monitor.record(self._report(result, lr, seconds, line))
             self.unreadable.record(result.unreadable)
         self.unreadable.check(self.progress.unreadable, self.progress.draws)
+        if result.stop is not None:
+            self._interrupts.signal_number = result.stop
+            raise KeyboardInterrupt
 
-    def _report(self, result: StepResult, lr: float, seconds: float) -> StepReport:
+    def _report(self, result: StepResult, lr: float, seconds: float, line: dict[str, Any]) -> StepReport:
         return StepReport(
             step=self.progress.step,
             clips=self.progress.clips,
@@ -233,23 +265,30 @@ class Trainer:
             seconds=seconds,
             data_seconds=result.data_seconds,
             metrics=result.metrics,
+            line=line,
         )
 
     def _evaluate(self, last: bool) -> None:
-        for evaluator in self.evaluators if self.rank == 0 else ():
-            if last or self.progress.step % evaluator.period == 0:
-                model = unwrap(self.model)
-                averaged = nullcontext() if self.ema is None else self.ema.applied()
-                with averaged, evaluation(model, self.device), autocast(self.precision, self.device):
-                    values = evaluator.evaluate(model, self.progress.step, self.monitor)
-                self.monitor.record_evaluation(evaluator.name, self.progress.step, values)
+        for evaluator in self.evaluators:
+            if not last and self.progress.step % evaluator.period:
+                continue
+            with whole_model(self.model, self.ema, self.device, first=self.rank == 0) as model:
+                if model is not None:
+                    with evaluation(model, self.device), autocast(self.precision, self.device):
+                        values = evaluator.evaluate(model, self.progress.step, self.monitor)
+                    self.monitor.record_evaluation(evaluator.name, self.progress.step, values)
+            # As long as it takes, where a sum over processes would time out.
+            self.peers.wait_for(f"{evaluator.name} at step {self.progress.step}")
 
     # ------------------------------------------------------------------------------------------ start, save, stop
 
     def _start(self) -> None:
         """Restores the newest checkpoint if there is one, opens the log, and says what is about to run."""
         source = self.weights_from
-        found = self.checkpoints.load_latest() if self.auto_resume else None
+        if self.rank != 0:  # the first process puts damaged files aside: the others find what is left
+            self.peers.wait_for("the newest checkpoint")
+        found = self.checkpoints.load_latest(places(self.model, self.optimizer)) if self.auto_resume else None
+        self.peers.say("the newest checkpoint")
         if not self.auto_resume and self.checkpoints.latest() is not None:
             raise CheckpointError(
                 f"{self.checkpoints.folder} holds the checkpoints of another run and TRAIN.AUTO_RESUME is False: "
@@ -296,8 +335,8 @@ class Trainer:
 
     def _restore(self, state: dict[str, Any], path: Path) -> None:
         try:
-            unwrap(self.model).load_state_dict(state["model"])
-            restore_optimizer(self.optimizer, state["optimizer"])
+            load_full_model_state(self.model, state["model"])
+            load_full_optimizer_state(self.optimizer, state["optimizer"])
             resume_average(self.ema, state, path)
         except (RuntimeError, ValueError) as error:
             raise CheckpointError(
@@ -312,28 +351,36 @@ class Trainer:
         self._saved_step = self.progress.step
 
     def state_dict(self) -> dict[str, Any]:
-        """All that a run needs to go on, and that ``checkpoint.py`` lists."""
+        """All that a run needs to go on, and that ``checkpoint.py`` lists.
+
+        All processes call this. What the first one gets is written, or every one's part: see ``full_state.py``.
+        """
+        collect = sharded_state if self.checkpoints.sharded else full_state
         return {
             "format": FORMAT,
-            "model": unwrap(self.model).state_dict(),
-            "optimizer": self.optimizer.state_dict(),
+            **collect(self.model, self.optimizer, self.ema),
             "progress": asdict(self.progress),
             "monitor": self.monitor.state_dict(),
             "config": self.config_text,
             "rng": {"cpu": torch.get_rng_state()},
-            **({} if self.ema is None else self.ema.state_dict()),
         }
 
     def _checkpoint_is_due(self) -> bool:
         periods = (self.checkpoint_period, self.checkpoints.keep_period)
         return any(period and self.progress.step % period == 0 for period in periods)
 
-    def _save(self) -> None:
-        """Writes a checkpoint of the last complete step, unless there is one or the disk is full."""
-        if self._saved_step == self.progress.step:
-            return
+    def _save(self, last: bool = False) -> None:
+        """Writes a checkpoint of the last complete step, unless there is one or the disk is full.
+
+        ``last``: it is on the disk when this returns, also where the run need not wait for others.
+        """
         with self._interrupts.held():
-            if self.rank == 0:
-                self.monitor.sync()
-            if self.rank != 0 or self.checkpoints.save(self.state_dict(), self.progress.step) is not None:
-                self._saved_step = self.progress.step
+            if self._saved_step != self.progress.step:
+                if self.rank == 0:
+                    self.monitor.sync()
+                if self.checkpoints.save(self.state_dict(), self.progress.step) is not None:
+                    self._saved_step = self.progress.step
+            if last and not self.checkpoints.wait():
+                self._saved_step = -1
+            # Nobody goes on, or ends, before it is on the disk: launchers stop all when one of them has ended.
+            self.peers.wait_for(f"checkpoint of step {self.progress.step}")

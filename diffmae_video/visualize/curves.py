@@ -20,6 +20,7 @@ DOTS_PER_INCH = 100
 PANEL_INCHES = (4.6, 3.4)  # width, height
 LINE_INCHES = 0.22  # a line of text
 LETTER_INCHES, LEGEND_LINE_INCHES = 0.085, 0.65  # of a legend: about a letter, and the line with its margins
+MOST_TICKS = 6  # of a linear x axis
 MARKED_POINTS = 25  # lines through at most so many points show where these are
 
 
@@ -32,8 +33,10 @@ class Panel:
         dashed: the same as dashed lines, in the colours of their names.
         title, x_label, y_label: above, below and left of it.
         log_x: logarithmic x axis, with a tick at each of the xs if these are few.
+        log_y: logarithmic y axis.
         y_range: (lowest, highest) value that is shown; None = all.
         keys: what solid and dashed lines are, written into the panel; None = nothing.
+        faint: as ``series``, pale and behind them: what a smoothed line was made of.
     """
 
     series: Series
@@ -42,8 +45,10 @@ class Panel:
     x_label: str = ""
     y_label: str = ""
     log_x: bool = False
+    log_y: bool = False
     y_range: tuple[float, float] | None = None
     keys: tuple[str, str] | None = None
+    faint: Series = field(default_factory=dict)
 
 
 def line_plot(panels: Panel | Sequence[Panel], title: str = "") -> np.ndarray:
@@ -58,6 +63,7 @@ def line_plot(panels: Panel | Sequence[Panel], title: str = "") -> np.ndarray:
     """
     panels = [panels] if isinstance(panels, Panel) else list(panels)
     _check(panels)
+    _require_matplotlib()
     colours = _colours(panels)
     widest = LEGEND_LINE_INCHES + LETTER_INCHES * max(map(len, colours))
     columns = max(min(int(PANEL_INCHES[0] * len(panels) / widest), len(colours)), 1)
@@ -108,24 +114,35 @@ def _check(panels: Sequence[Panel]) -> None:
     if not panels or not all(panel.series for panel in panels):
         raise ValueError("expected at least one panel, and a series in every panel")
     for panel in panels:
-        for name, (xs, ys) in [*panel.series.items(), *panel.dashed.items()]:
+        for name, (xs, ys) in [*panel.series.items(), *panel.dashed.items(), *panel.faint.items()]:
             if len(xs) != len(ys):
                 raise ValueError(f"series {name!r} of {panel.title!r} has {len(xs)} xs and {len(ys)} ys")
 
 
 def _colours(panels: Sequence[Panel]) -> dict[str, str]:
     """Name of a series -> colour, in the order in which the names appear."""
-    names = dict.fromkeys(name for panel in panels for name in [*panel.series, *panel.dashed])
-    return {name: COLOURS[number % len(COLOURS)] for number, name in enumerate(names)}
+    names = dict.fromkeys(name for panel in panels for name in [*panel.series, *panel.dashed, *panel.faint])
+    if len(names) <= len(COLOURS):
+        return dict(zip(names, COLOURS, strict=False))
+    from matplotlib import colormaps
+    from matplotlib.colors import to_hex
+
+    # More than anybody can tell apart at a glance: neighbours look alike, but no two the same.
+    return {name: to_hex(colormaps["turbo"](number / (len(names) - 1))) for number, name in enumerate(names)}
+
+
+def _require_matplotlib() -> None:
+    try:
+        import matplotlib  # noqa: F401
+    except ImportError as error:
+        raise ImportError("a plot needs the package matplotlib: pip install matplotlib") from error
 
 
 def _figure(width: float, height: float) -> Figure:
     """An empty figure of so many inches, with what draws it."""
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError as error:
-        raise ImportError("a plot needs the package matplotlib: pip install matplotlib") from error
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
     # Not one of pyplot's, which are kept until they are closed.
     figure = Figure(figsize=(width, height), dpi=DOTS_PER_INCH, layout="constrained")
     FigureCanvasAgg(figure)
@@ -133,6 +150,8 @@ def _figure(width: float, height: float) -> Figure:
 
 
 def _draw(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
+    for name, (xs, ys) in panel.faint.items():
+        axes.plot(xs, ys, color=colours[name], alpha=0.25, linewidth=1)
     for lines, style in ((panel.series, "-"), (panel.dashed, "--")):
         for name, (xs, ys) in lines.items():
             marker = "o" if len(xs) <= MARKED_POINTS else ""
@@ -141,12 +160,15 @@ def _draw(axes: Any, panel: Panel, colours: Mapping[str, str]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.grid(alpha=0.25)
     axes.set_axisbelow(True)
+    axes.locator_params(axis="x", nbins=MOST_TICKS)  # more of them would run into each other
     if panel.log_x:
         axes.set_xscale("log")
         ticks = sorted({x for xs, _ in panel.series.values() for x in xs})
         if len(ticks) <= MARKED_POINTS:
             axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks])
             axes.minorticks_off()
+    if panel.log_y:
+        axes.set_yscale("log")
     if panel.y_range is not None:
         axes.set_ylim(*panel.y_range)
     if panel.keys is not None:

@@ -48,7 +48,8 @@ def test_tables_cover_every_declared_key():
         "MODEL.LDAE.VAE_PATH",
         "AUGMENT.RAND_AUGMENT",
         "TEST.SPLIT",
-    }  # paths; what RandAugment itself parses
+        "TRAIN.WANDB_PROJECT",
+    }  # paths; what RandAugment itself parses; a name
     lists = {f"INPAINT.{key}" for key in ("MASKS", "SAMPLERS", "FILLS", "COMPARE")}  # rules of their own
     free_text |= lists | {f"INPAINT.{key}" for key in ("LPIPS_BACKBONE", "LPIPS_HEADS", "FEATURE_WEIGHTS")}
     any_length = (
@@ -86,7 +87,8 @@ def test_every_declared_key_is_used():
 
 def test_wrong_choice_lists_the_choices():
     for key, names in validation.CHOICES.items():
-        assert refused(key, "nonsense") == f"{key} is 'nonsense': choose one of {', '.join(names)}"
+        listed = ", ".join(name or '""' for name in names)
+        assert refused(key, "nonsense") == f"{key} is 'nonsense': choose one of {listed}"
 
 
 @pytest.mark.parametrize("key", sorted(validation.RANGES))
@@ -115,6 +117,7 @@ def test_device_and_paths():
     assert "cuda:<number>" in refused("DEVICE", "gpu")
     assert load_config((), ["DEVICE", "cuda:3"]).DEVICE == "cuda:3"
     assert refused("OUTPUT_DIR", " ").startswith("OUTPUT_DIR is empty")
+    assert refused("TRAIN.WANDB_PROJECT", "").startswith("TRAIN.WANDB_PROJECT is empty")
 
 
 # ---------------------------------------------------------------------------------------------- values together

@@ -18,13 +18,14 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from diffmae_video.data import ClipBatch
-from diffmae_video.engine.checkpoint import CheckpointManager
+from diffmae_video.engine.checkpoint_manager import CheckpointManager
 from diffmae_video.engine.ema import ExponentialMovingAverage
 from diffmae_video.engine.lars import LARS
 from diffmae_video.engine.monitor import Monitor
 from diffmae_video.engine.optimizer import LrSchedule, make_optimizer, parameter_groups
 from diffmae_video.engine.tasks import PretrainTask
 from diffmae_video.engine.trainer import Trainer
+from diffmae_video.engine.world import Peers, World
 from diffmae_video.models import MaskMix, SpaceTimeViT, make_mask, tokens_to_pixel_mask
 
 CLIP = (3, 2, 4, 4)  # C, T, H, W
@@ -175,8 +176,7 @@ def make_trainer(
     keep_period: int = 0,
     model: nn.Module | None = None,
     task=None,
-    rank: int = 0,
-    world_size: int = 1,
+    peers: Peers | None = None,
     tensorboard: bool = False,
     recognition: dict | None = None,
     optimizer: str | torch.optim.Optimizer = "adamw",
@@ -194,7 +194,8 @@ def make_trainer(
         optimizer = make_optimizer(optimizer, parameter_groups(model, 0.05, layer_decay=layer_decay))
 
     def make_loader(start_draw: int) -> DataLoader:
-        sampler = FakeSampler(start_draw, videos_per_step, accumulation, rank, world_size)
+        world = World() if peers is None else peers.world
+        sampler = FakeSampler(start_draw, videos_per_step, accumulation, world.rank, world.size)
         context = "fork" if num_workers else None
         return DataLoader(
             FakeDataset(failing), batch_sampler=sampler, collate_fn=collate, num_workers=num_workers,
@@ -213,7 +214,9 @@ def make_trainer(
         "accumulation": accumulation,
         "precision": "fp32",
         "clip_grad_norm": 0.5,
-        "checkpoints": CheckpointManager(folder / "checkpoints", keep_period),
+        "checkpoints": CheckpointManager(
+            folder / "checkpoints", keep_period, world=World() if peers is None else peers.world
+        ),
         "checkpoint_period": checkpoint_period,
         "monitor": Monitor(folder, steps * clips_per_step, VIDEOS, log_period, tensorboard, terminal=False),
         "device": torch.device("cpu"),
@@ -221,19 +224,18 @@ def make_trainer(
         "max_unreadable_fraction": 0.5,
         "output_dir": folder,
         "config_text": "SEED: 3\n",
-        "rank": rank,
-        "world_size": world_size,
+        "peers": peers,
     }
     return Trainer(**{**arguments, **options})
 
 
-TIMINGS = ("clips_per_second", "data_wait_share", "wall_seconds")
+TIMINGS = ("clips_per_second", "step_seconds", "data_wait_share", "wall_seconds")
 
 
 def log_lines(folder: str | Path, name: str = "log.jsonl") -> list[dict]:
     """The lines of a run's log without what depends on the clock; floats compare exactly."""
     lines = [json.loads(line) for line in (Path(folder) / name).read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key not in TIMINGS} for line in lines]
+    return [{key: value for key, value in line.items() if key not in TIMINGS and "rank" not in key} for line in lines]
 
 
 # ----------------------------------------------------------------------------------------- in a process of its own
@@ -261,6 +263,7 @@ KILL_SPOTS = {
     "fsync": (os, "fsync"),
     "replace": (os, "replace"),  # the checkpoint, then ``latest``
     "unlink": (os, "unlink"),
+    "rmdir": (os, "rmdir"),  # of a checkpoint that is a folder
 }
 
 
@@ -276,26 +279,32 @@ def train(folder: str, kill: tuple[str, int] | None = None, **options) -> None:
 def train_rank(folder: str, rank: int, world_size: int, **options) -> None:
     """One of several processes that train together, each on its part of every step."""
     torch.set_num_threads(1)
-    torch.distributed.init_process_group("gloo", f"file://{folder}/rendezvous", rank=rank, world_size=world_size)
+    store = torch.distributed.FileStore(f"{folder}/rendezvous", world_size)
+    torch.distributed.init_process_group("gloo", store=store, rank=rank, world_size=world_size)
     torch.manual_seed(0)
     model = nn.parallel.DistributedDataParallel(FakeModel(dropout=0.0))
-    make_trainer(folder, model=model, rank=rank, world_size=world_size, **options).run()
+    peers = Peers(World(rank, world_size, rank), torch.distributed.FileStore(f"{folder}/peers", world_size))
+    make_trainer(folder, model=model, peers=peers, **options).run()
     torch.distributed.barrier()
     # Without tearing down: the wrapper's destructor can wait for a thread of gloo's that waits for the interpreter.
     os._exit(0)
 
 
-def run_in_process(function: str, *arguments, wait: bool = True, **keywords) -> multiprocessing.Process:
-    """Calls a function of this file in a new process; with ``wait``, returns when it has ended (``exitcode``: how).
+def run_in_process(
+    function: str, *arguments, wait: bool = True, file: str = __file__, **keywords
+) -> multiprocessing.Process:
+    """Calls a function of ``file`` in a new process; with ``wait``, returns when it has ended (``exitcode``: how).
 
     The process is forked from a server that has imported torch and used no thread of it: fast, and safe wherever in
     the test session it happens.
     """
     context = multiprocessing.get_context("forkserver")
     # torch._dynamo: torch.optim imports it at its first step, which takes longer than these runs.
-    context.set_forkserver_preload(["diffmae_video.engine.trainer", "torch._dynamo"])
+    # sharded_checkpoints: what it needs of torch takes long too, where it is used.
+    preload = ["diffmae_video.engine.trainer", "torch._dynamo", "diffmae_video.engine.sharded_checkpoints"]
+    context.set_forkserver_preload(preload)
     call = {"CALL": (function, arguments, keywords)}
-    process = context.Process(target=runpy.run_path, args=(__file__, call, "process_of_its_own"))
+    process = context.Process(target=runpy.run_path, args=(file, call, "process_of_its_own"))
     process.start()
     if wait:
         finish(process)

@@ -7,13 +7,13 @@ import torch
 
 from diffmae_video.engine import checkpoint
 from diffmae_video.engine.checkpoint import (
-    CheckpointManager,
     config_changes,
     find_checkpoint,
     load_checkpoint,
     save_checkpoint,
     tensor_bytes,
 )
+from diffmae_video.engine.checkpoint_manager import CheckpointManager
 from diffmae_video.engine.disk import temporary_path
 from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
 

@@ -22,11 +22,11 @@ def test_a_signal_is_raised_at_once_outside_and_at_the_end_inside_held(number):
                     reached.append("inner")
                 reached.append("outer")
             reached.append("after")
-        assert reached == ["inner", "outer"]
-        with pytest.raises(KeyboardInterrupt):
-            send(number)
-            reached.append("never")
         assert reached == ["inner", "outer"] and interrupts.signal_number == number
+    with Interrupts(), pytest.raises(KeyboardInterrupt):
+        send(number)
+        reached.append("never")
+    assert reached == ["inner", "outer"]
 
 
 def test_a_second_signal_does_not_wait_where_patience_is_limited():
@@ -38,6 +38,22 @@ def test_a_second_signal_does_not_wait_where_patience_is_limited():
             send(signal.SIGINT)
             reached.append("second")
     assert reached == ["first"]
+
+
+@pytest.mark.parametrize("deferred", [False, True])
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_what_a_scheduler_sends_counts_once_however_often_it_comes(number, deferred):
+    reached = []
+    with Interrupts(deferred) as interrupts:
+        try:
+            with interrupts.held(patience=1):
+                for repeated in (number, number, signal.SIGTERM):
+                    send(repeated)
+                    reached.append(repeated)
+        except KeyboardInterrupt:
+            reached.append("raised at the end")
+        assert reached == [number, number, signal.SIGTERM, *([] if deferred else ["raised at the end"])]
+        assert interrupts.signal_number == number
 
 
 def test_impatience_does_not_disturb_the_end():

@@ -10,6 +10,7 @@ from rich.console import Console
 from diffmae_video.engine import monitor as monitor_module
 from diffmae_video.engine.disk import JsonLines
 from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.flops import Compute
 from diffmae_video.engine.monitor import Monitor, StepReport, configure_logging
 
 
@@ -47,10 +48,24 @@ def test_a_line_per_interval_with_means_over_it(make_monitor, tmp_path, caplog):
     assert line.pop("wall_seconds") > 0
     assert line == {
         "step": 2, "clips": 16, "epoch": 0.8, "lr": 1e-3, "loss": 1.5, "grad_norm": 2.0, "clips_per_second": 16.0,
-        "data_wait_share": 0.2, "quarter": 2.0, "unreadable": 0,
+        "step_seconds": 0.5, "data_wait_share": 0.2, "quarter": 2.0, "unreadable": 0,
     }  # fmt: skip
     assert "step 2 | clips 16/80 | epoch 0.80 | grad norm 2 | loss 1.5000 | lr 1.00e-03 | 16.0 clips/s" in caplog.text
     assert "data wait 20% | ETA 0:00:04" in caplog.text
+
+
+def test_what_is_measured_once_per_line_is_in_it(make_monitor, tmp_path, caplog):
+    """Norms and times of several processes come with the step that writes a line; the utilisation is of all steps."""
+    caplog.set_level(logging.INFO, "diffmae_video")
+    monitor = make_monitor(compute=Compute(flops_per_clip=1e9, peak=1e11))
+    monitor.open(0, 0)
+    assert [step for step in range(1, 12) if monitor.line_is_due(step, 8 * step)] == [2, 4, 6, 8, 10, 11]
+    monitor.record(report(1))
+    monitor.record(report(2, line={"update_norm": 0.5, "rank_data_wait": [0.1, 0.2]}))
+    (line,) = lines(tmp_path)
+    assert (line["update_norm"], line["rank_data_wait"]) == (0.5, [0.1, 0.2])
+    assert line["tflops"] == pytest.approx(0.016) and line["mfu"] == pytest.approx(0.16)
+    assert "data wait 20% | MFU 16.0% | ETA" in caplog.text
 
 
 def test_the_last_step_ends_an_interval(make_monitor, tmp_path):

@@ -56,6 +56,19 @@ def test_the_legend_lies_inside_the_picture(names, monkeypatch):
     assert len(figure.legends[0].get_texts()) == names
 
 
+def test_a_smoothed_line_has_what_it_was_made_of_behind_it(drawn):
+    line_plot(Panel({"a": ([1, 2], [3, 4])}, faint={"a": ([1, 2], [2, 5])}, log_y=True))
+    (axes,) = drawn
+    behind, front = axes.get_lines()
+    assert list(behind.get_ydata()) == [2, 5] and behind.get_alpha() < 0.5 and front.get_alpha() is None
+    assert behind.get_color() == front.get_color() and axes.get_yscale() == "log"
+
+
+def test_many_series_have_a_colour_each(drawn):
+    line_plot(Panel({f"run {number}": ([0, 1], [number, number]) for number in range(20)}))
+    assert len({line.get_color() for line in drawn[0].get_lines()}) == 20
+
+
 def test_a_single_series_needs_no_legend(monkeypatch):
     figures, real = [], curves._figure
     monkeypatch.setattr(curves, "_figure", lambda *size: figures.append(real(*size)) or figures[-1])
