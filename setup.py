@@ -59,6 +59,8 @@ setup(
         "page": ["gradio>=6"],
         # encoder.onnx of tools/export.py
         "onnx": ["onnx", "onnxscript", "onnxruntime"],
+        # Weights & Biases: TRAIN.WANDB
+        "wandb": ["wandb"],
         # models of the Hugging Face hub: diffmae_video.hub
         "hub": ["huggingface_hub"],
         # test runner, lint, what drives a browser, and the independent implementations that tests compare with

@@ -9,6 +9,8 @@ ways of VideoMAE and MAE-ST, on files that it renders itself. docs/performance.m
 of pre-training, whose network gets random weights. docs/performance.md has the figures.
 
 ``images``: images per second and core from tar shards, plain files and webdataset; datasets/shards.md has the figures.
+
+``monitor``: what watching a run costs, as a share of its steps; docs/monitoring.md has the figures.
 """
 
 from __future__ import annotations
@@ -44,9 +46,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     sampler.add_argument("--output", type=Path, default=Path("runs/benchmark_sampler.json"), help="the report")
     sampler.add_argument("--seed", type=int, default=0, help="of clips, masks and noise (default 0)")
     sampler.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
+    monitor = commands.add_parser("monitor", help="watching a training run")
+    monitor.add_argument("--cfg", type=Path, default=Path("configs/demo/pretrain.yaml"), help="default: demo/pretrain")
+    monitor.add_argument("--rounds", type=int, default=100, help="how often everything is measured (default 100)")
+    monitor.add_argument("--batch", type=int, default=16, help="clips per step (default 16)")
+    monitor.add_argument("--output", type=Path, default=Path("runs/benchmark_monitor.json"), help="the report")
+    monitor.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
     parsed = parser.parse_args(arguments)
     counts = [getattr(parsed, name, 1) for name in ("rounds", "frames", "images", "batch", "steps")]
-    if min(counts) < 1 or parsed.seed < 0:
+    if min(counts) < 1 or getattr(parsed, "seed", 0) < 0:
         parser.error("--rounds, --frames, --images, --batch and --steps must be at least 1, --seed at least 0")
     return parsed
 
@@ -62,19 +70,22 @@ def main() -> int:
         from benchmark_images import run
 
         return run(options.rounds, options.cache, options.output, options.images, options.seed)
-    if options.benchmark == "sampler":
-        return _sampler(options)
-    raise AssertionError(options.benchmark)
+    return _of_a_config(options)
 
 
-def _sampler(options: argparse.Namespace) -> int:
-    from benchmark_sampler import run
-
+def _of_a_config(options: argparse.Namespace) -> int:
+    """Benchmarks whose configuration may be wrong, which one line then says."""
     from diffmae_video.config import ConfigError
     from diffmae_video.engine import RunError
 
     o = options
     try:
+        if o.benchmark == "monitor":
+            from benchmark_monitor import run
+
+            return run(o.cfg, o.overrides, o.rounds, o.batch, o.output)
+        from benchmark_sampler import run
+
         return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.precisions, o.output, o.seed)
     except (ConfigError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)

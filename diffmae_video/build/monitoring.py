@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import copy
+
 import yaml
 from fvcore.common.config import CfgNode
 from torch import nn
 
+from diffmae_video.build.latent import tokenizer_of
 from diffmae_video.config import dump
 from diffmae_video.engine import Monitor
 from diffmae_video.engine.flops import Compute, flops_per_clip, measured_peak
@@ -52,7 +55,7 @@ def count_compute(cfg: CfgNode, model: nn.Module, task: Task, world_size: int) -
         return None, ["compute: steps of a mix need different numbers of operations, so there is no MFU"]
     frames = cfg.DATA.MIX.NUM_FRAMES[0] or cfg.DATA.NUM_FRAMES
     channels, _, *size = model.clip_shape
-    flops = flops_per_clip(model, task, (channels, frames, *size), cfg.TRAIN.PRECISION)
+    flops = flops_per_clip(_countable(model), task, (channels, frames, *size), cfg.TRAIN.PRECISION)
     if flops is None:
         return None, []
     device, given = next(model.parameters()).device, cfg.TRAIN.PEAK_TFLOPS
@@ -60,3 +63,16 @@ def count_compute(cfg: CfgNode, model: nn.Module, task: Task, world_size: int) -
     source = "TRAIN.PEAK_TFLOPS" if given else f"measured, matrix products in {cfg.TRAIN.PRECISION}"
     line = f"compute: {flops / 1e9:.4g} GFLOP per clip; peak {peak / 1e12:.4g} TFLOP/s per process ({source})"
     return Compute(flops, peak * world_size), [line]
+
+
+def _countable(model: nn.Module) -> nn.Module:
+    """The model, or a copy of one whose tokenizer is not fitted yet, since a run that goes on loads it later.
+
+    What the tokenizer then computes has no meaning, but the right size.
+    """
+    tokenizer = tokenizer_of(model)
+    if tokenizer is None or tokenizer.is_fitted():
+        return model
+    model = copy.deepcopy(model)
+    tokenizer_of(model).fitted.fill_(True)
+    return model

@@ -26,6 +26,7 @@ from diffmae_video.engine.errors import PeerGone, RunError
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BEAT_SECONDS = 2.0  # between two signs of life
 SILENT_BEATS = 5  # so many missed ones, and a process counts as gone
+ANSWER_SECONDS = 10.0  # a store that takes longer does not answer
 ADVICE = "The run goes on from its newest checkpoint when it is started again"
 
 
@@ -101,6 +102,9 @@ def joined(world: World, device: torch.device, timeout: float) -> Iterator[Peers
     peers = Peers(world, distributed.distributed_c10d._get_default_store())
     try:
         yield peers
+    except Exception as error:
+        peers.leave(error)
+        raise
     finally:
         peers.close()
         distributed.destroy_process_group()
@@ -123,7 +127,7 @@ class Peers:
         self._ended = threading.Event()
         self._said: Counter[str] = Counter()  # how often each thing was said here: names may come again
         if self._store is not None:
-            self._store.set(self._key("who", world.rank), f"{os.uname().nodename}, process {os.getpid()}")
+            self._store.set(self._key("who", world.rank), _this_process())
             self._store.add(self._key("beats", world.rank), 1)
             threading.Thread(target=self._run, name="signs of life", daemon=True).start()
 
@@ -131,7 +135,7 @@ class Peers:
         """Tells the others that this process, if it is the first one, has done ``name``."""
         if self._store is not None and self.world.rank == 0:
             self._said[name] += 1
-            self._store.set(self._key("said", name, self._said[name]), "1")
+            self._ask("set", self._key("said", name, self._said[name]), "1")
 
     def wait_for(self, name: str) -> None:
         """The first process says ``name``, the others wait until it has: all of them call this.
@@ -147,7 +151,7 @@ class Peers:
         self._said[name] += 1
         key, watch = self._key("said", name, self._said[name]), None
         try:
-            while not self._store.check([key]):
+            while not self._ask("check", [key]):
                 watch = watch or _Watch(self, [0])
                 if watch.silent():
                     raise PeerGone(self._sentence([0]))
@@ -185,19 +189,32 @@ class Peers:
         distributed.gather_object(value, values)
         return values
 
+    def leave(self, error: BaseException) -> None:
+        """Tells the others, whose next sum over processes will fail, why this process ends."""
+        if self._store is not None:
+            with contextlib.suppress(RuntimeError, ValueError):
+                lines = str(error).strip().splitlines() or [""]  # the last one says it, where a traceback stands above
+                self._ask(
+                    "set", self._key("left", self.world.rank), f"{type(error).__name__}: {shorten(lines[-1], 300)}"
+                )
+
     def explain(self, error: BaseException) -> PeerGone:
-        """What a failed sum over processes means: who has not been heard of since."""
+        """What a failed sum over processes means: who has left with what error, or has not been heard of since."""
+        others = [rank for rank in range(self.world.size) if rank != self.world.rank]
         try:
-            watch = _Watch(self, [rank for rank in range(self.world.size) if rank != self.world.rank])
+            if left := self._left(others):
+                return PeerGone(f"{left}. {ADVICE}")
+            watch = _Watch(self, others)
             time.sleep(BEAT_SECONDS * (SILENT_BEATS + 1))
             gone = watch.silent()
-        except (RuntimeError, ValueError):  # the store went with the process that had it
+            if gone:
+                return PeerGone(self._sentence(gone))
+        except (RuntimeError, ValueError):  # the store went with the process that had it, or cannot be reached
             return PeerGone(
-                f"rank {self.world.rank}: the connection to the other processes is lost, that to the store too, which "
-                f"rank 0 or the launcher has ({_one_line(error)}). {ADVICE}"
+                f"rank {self.world.rank} ({_this_process()}): the connection to the other processes is lost, that to "
+                f"the store too, which rank 0 or the launcher has: {os.environ.get('MASTER_ADDR', 'its machine')} is "
+                f"down, or the network is cut ({_one_line(error)}). {ADVICE}"
             )
-        if gone:
-            return PeerGone(self._sentence(gone))
         return PeerGone(
             f"rank {self.world.rank}: a sum over processes failed although all {self.world.size} still run "
             f"({_one_line(error)}): one of them may be stuck, or has stopped with an error of its own above. {ADVICE}"
@@ -209,7 +226,40 @@ class Peers:
 
     def beats(self, rank: int) -> int:
         """Signs of life that process ``rank`` has given."""
-        return self._store.add(self._key("beats", rank), 0)
+        return self._ask("add", self._key("beats", rank), 0)
+
+    def _left(self, ranks: list[int]) -> str:
+        """Of those who have ended with an error: who, and with what; "" = none has."""
+        keys = {rank: self._key("left", rank) for rank in ranks}
+        why = {rank: self._ask("get", key).decode() for rank, key in keys.items() if self._ask("check", [key])}
+        return " and ".join(f"{self._who(rank)} of {self.world.size} has ended ({why[rank]})" for rank in why)
+
+    def _who(self, rank: int) -> str:
+        return f"rank {rank} ({self._ask('get', self._key('who', rank)).decode()})"
+
+    def _ask(self, method: str, *arguments: object) -> Any:
+        """Calls a method of the store, which by itself waits for an answer for ever where the network is cut.
+
+        Raises:
+            RuntimeError: the store is gone, or has not answered within ``ANSWER_SECONDS``.
+        """
+        answer: list[tuple[bool, Any]] = []
+
+        def ask(store: distributed.Store) -> None:
+            try:
+                answer.append((True, getattr(store, method)(*arguments)))
+            except (RuntimeError, ValueError) as error:
+                answer.append((False, error))
+
+        thread = threading.Thread(target=ask, args=(self._store,), name="question to the store", daemon=True)
+        thread.start()
+        thread.join(ANSWER_SECONDS)
+        if not answer:
+            raise RuntimeError(f"the store has not answered within {ANSWER_SECONDS:g} s")
+        good, value = answer[0]
+        if not good:
+            raise value
+        return value
 
     def _run(self) -> None:
         store = self._store.clone()  # a connection of its own: no other call of this process holds it up
@@ -220,7 +270,7 @@ class Peers:
                 return  # the store has gone; the next sum over processes says so
 
     def _sentence(self, gone: list[int]) -> str:
-        who = [f"rank {rank} ({self._store.get(self._key('who', rank)).decode()})" for rank in gone]
+        who = [self._who(rank) for rank in gone]
         return (
             f"{' and '.join(who)} of {self.world.size} {'has' if len(who) == 1 else 'have'} gone: no sign of life for "
             f"{BEAT_SECONDS * SILENT_BEATS:g} s. Killed for lack of memory, a machine that is down, a network that is "
@@ -247,6 +297,10 @@ class _Watch:
             if current != beats:
                 self.last[rank] = current, now
         return [rank for rank, (_, since) in self.last.items() if now - since > BEAT_SECONDS * SILENT_BEATS]
+
+
+def _this_process() -> str:
+    return f"{os.uname().nodename}, process {os.getpid()}"
 
 
 def is_connection_error(error: BaseException) -> bool:

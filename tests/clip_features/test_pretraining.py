@@ -28,7 +28,7 @@ SMALL = (
     "SOLVER.BATCH_SIZE 4 SOLVER.BASE_LR 0.05 SOLVER.MAX_STEPS 4 SOLVER.ACCUMULATION_STEPS 2 DEVICE cpu "
     "TRAIN.LOG_PERIOD 1 TRAIN.CHECKPOINT_PERIOD 2 TRAIN.EMA_DECAY 0.9 TRAIN.PRECISION fp32 TRAIN.TENSORBOARD False"
 ).split()
-TIMINGS = ("clips_per_second", "data_wait_share", "wall_seconds")
+TIMINGS = ("clips_per_second", "step_seconds", "data_wait_share", "wall_seconds", "tflops", "mfu")
 
 
 @pytest.fixture(scope="module")

@@ -96,3 +96,15 @@ def test_sampler(tmp_path):
     assert report["figures"][0]["ratio"]["median"] == 1
     refused = run("sampler", "MODEL.NAME", "MAE", "--cfg", "configs/demo/pretrain.yaml", "--output", output)
     assert refused.returncode == 2 and "is no DiffMAE" in refused.stderr
+
+
+def test_monitor(tmp_path):
+    output = tmp_path / "report.json"
+    small = ["MODEL.ENCODER.WIDTH", "32", "MODEL.ENCODER.DEPTH", "4", "MODEL.DECODER.WIDTH", "32", "DEVICE", "cpu"]
+    done = run("monitor", *small, "--rounds", 1, "--batch", 2, "--output", output)
+    assert done.returncode == 0, done.stdout + done.stderr
+    report = json.loads(output.read_text())
+    assert set(report["cost_percent"]) == {"no line after the step", "a line after the step"}
+    assert report["step_seconds"]["median"] > 0 and "a line after the step" in done.stdout
+    done = run("monitor", "--cfg", "configs/K400/test_7x3.yaml", "--output", output)
+    assert done.returncode == 2 and "choose a recipe of pre-training" in done.stderr

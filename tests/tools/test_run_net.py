@@ -135,13 +135,13 @@ def test_what_stops_a_run_is_printed_without_a_traceback(tool, config, capsys, m
         def run(self):
             raise error
 
-    monkeypatch.setattr(build, "build_run", lambda cfg: Run())
+    monkeypatch.setattr(build, "build_run", lambda cfg, peers: Run())
     assert tool.run([str(config)], [], print_config=False) == code
     assert capsys.readouterr().err == text
 
 
 def test_a_fault_of_the_program_keeps_its_traceback(tool, config, monkeypatch):
-    monkeypatch.setattr(build, "build_run", lambda cfg: 1 / 0)
+    monkeypatch.setattr(build, "build_run", lambda cfg, peers: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         tool.run([str(config)], [], print_config=False)
 
@@ -156,7 +156,7 @@ def overrides(videos, output, **more) -> list[str]:
 
 def log_of(output: Path) -> list[dict]:
     lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    timings = ("clips_per_second", "data_wait_share", "wall_seconds")
+    timings = ("clips_per_second", "step_seconds", "data_wait_share", "wall_seconds", "tflops", "mfu")
     return [{key: value for key, value in line.items() if key not in timings} for line in lines]
 
 

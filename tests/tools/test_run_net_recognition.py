@@ -23,7 +23,7 @@ from diffmae_video.models import VideoClassifier
 
 ROOT = Path(__file__).parents[2]
 TOOL = ROOT / "tools" / "run_net.py"
-TIMINGS = ("clips_per_second", "data_wait_share", "wall_seconds")
+TIMINGS = ("clips_per_second", "step_seconds", "data_wait_share", "wall_seconds", "tflops", "mfu")
 
 TINY = """
 DATA: {NUM_FRAMES: 4, SAMPLING_RATE: 2, CROP_SIZE: 32, MAX_UNREADABLE_FRACTION: 0.5, DECODE_TIMEOUT: 0}
