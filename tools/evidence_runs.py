@@ -69,7 +69,7 @@ def work(run: Run, configs: Sequence[str]) -> str:
     import run_net
 
     run.folder.mkdir(parents=True, exist_ok=True)
-    with _locked(run.folder / ".lock"):
+    with _locked(run.folder / ".evidence.lock"):
         record = read_record(run.folder) or new_record(run, configs)
         if record["finished"]:
             return ""  # by another command, which this one has waited for

@@ -58,11 +58,16 @@ def markdown(latent: LatentStudy, records: Sequence[Record], output: Path) -> st
         f"over {seeds} seed{'s' * (seeds > 1)} of the probe; guessing gives {100 * latent.study.chance:.0f} %. Every "
         f"arm was pre-trained once, on {' or '.join(f'{clips:,}' for clips in steps)} clips."
     )
-    return "\n\n".join([intro, _widths(latent, records, output), _rows(latent, records), _costs(records)])
+    parts = [intro, _widths(latent, records, output), _rows(latent, records), _costs(records)]
+    return "\n\n".join(part for part in parts if part)
 
 
 def _cells(latent: LatentStudy, records: Sequence[Record], arm: str) -> list[str]:
     return [spread(accuracies(records, task.name, arm, 0)) for task in latent.study.tasks]
+
+
+def _is_measured(records: Sequence[Record], arm: str) -> bool:
+    return any("top1" in record and record["arm"] == arm for record in records)
 
 
 def _widths(latent: LatentStudy, records: Sequence[Record], output: Path) -> str:
@@ -71,6 +76,7 @@ def _widths(latent: LatentStudy, records: Sequence[Record], output: Path) -> str
     lines = [
         [f"{width} principal components", shares.get(width, "-"), *_cells(latent, records, pca_name(width))]
         for width in latent.widths
+        if _is_measured(records, pca_name(width))
     ]
     titles = {arm.name: arm.title for arm in latent.study.arms}
     lines += [
@@ -80,16 +86,19 @@ def _widths(latent: LatentStudy, records: Sequence[Record], output: Path) -> str
             (ONE_LEVEL, f"{latent.base} components, {titles[ONE_LEVEL]}", shares.get(latent.base, "-")),
             (SCRATCH, titles[SCRATCH], "-"),
         )
+        if _is_measured(records, arm)
     ]
     return format_table(head, lines)
 
 
 def _rows(latent: LatentStudy, records: Sequence[Record]) -> str:
+    """Those that were run; nothing where that is l-DAE alone, which the other table has."""
     titles = {arm.name: arm.title for arm in latent.study.arms} | {latent.rows[-1]: "original image: l-DAE"}
-    lines = [
-        [f"{number}: {titles[arm]}", *_cells(latent, records, arm)] for number, arm in enumerate(latent.rows, FIRST_ROW)
-    ]
-    lines.append([titles["ddpm"], *_cells(latent, records, "ddpm")])
+    numbered = [(f"{number}: {titles[arm]}", arm) for number, arm in enumerate(latent.rows, FIRST_ROW)]
+    run = [(title, arm) for title, arm in (*numbered, (titles["ddpm"], "ddpm")) if _is_measured(records, arm)]
+    if len(run) < 2:
+        return ""
+    lines = [[title, *_cells(latent, records, arm)] for title, arm in run]
     return format_table(["row of the deconstruction", *(task.title for task in latent.study.tasks)], lines)
 
 
@@ -170,7 +179,7 @@ def _row_panel(latent: LatentStudy, records: Sequence[Record]) -> Panel:
     rows = list(enumerate(latent.rows, FIRST_ROW))
     lines = {f"rows, {task.title}": _points(latent, records, task.name, rows) for task in latent.study.tasks}
     return Panel(
-        {title: points for title, points in lines.items() if points[0]},
+        {title: points for title, points in lines.items() if len(points[0]) > 1},
         title="steps of the deconstruction",
         x_label=f"row {FIRST_ROW} (patch-VAE) to {FIRST_ROW + len(rows) - 1} (l-DAE)",
         y_label="top-1 accuracy (%)",
