@@ -201,6 +201,9 @@ def _read_tensors(folder: Path) -> dict[str, torch.Tensor]:
         names = [WEIGHTS]
     elif (folder / INDEX).is_file():
         names = sorted(set(_read_json(folder / INDEX).get("weight_map", {}).values()))
+        elsewhere = [name for name in names if Path(name).name != name]
+        if elsewhere:
+            raise ValueError(f"{folder / INDEX} names {elsewhere[0]}, which is no file of this folder")
     elif list(folder.glob("*.bin")):
         raise FileNotFoundError(
             f"{folder} has its weights in a .bin file only, a pickle, which can run code and is not read: save them as "

@@ -18,6 +18,8 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
+from diffmae_video.zip_files import compressed_entry
+
 SHIFT, SCALE = (-0.030, -0.088, -0.188), (0.458, 0.448, 0.450)  # mean and deviation of ImageNet, for [-1, 1]
 EPSILON = 1e-10
 PIXELS_AT_ONCE = 2**19  # of lpips_inside: VGG16's first maps take 0.13 GB each then
@@ -205,6 +207,8 @@ def _read(path: str | os.PathLike[str], what: str) -> dict[str, torch.Tensor]:
     path = Path(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}, the {what} of LPIPS, is not there\n{WHERE}")
+    if compressed_entry(path):
+        raise ValueError(f"{path}, the {what} of LPIPS, is compressed, which torch.save never does\n{WHERE}")
     try:
         if path.suffix == ".safetensors":
             state = load_file(path)

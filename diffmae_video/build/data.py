@@ -116,6 +116,7 @@ def build_source(cfg: CfgNode, split: str, source: DataSource, test_views: bool 
         decoder=data.DECODER,
         decode_short_side=data.DECODE_SHORT_SIDE,
         decode_timeout=data.DECODE_TIMEOUT,
+        folder_timeout=data.ROOT_TIMEOUT,
         seed=cfg.SEED,
         sampling=data.SAMPLING,
         transform=build_transform(cfg) if train else None,

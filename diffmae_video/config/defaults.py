@@ -58,6 +58,9 @@ _C.DATA.REPEATED_SAMPLING = 1  # clips drawn from one opened video; an epoch cou
 _C.DATA.DECODER = "auto"  # "auto" (the fastest that is right for a file), "decord", "torchcodec", "pyav"
 # Seconds after which decoding a video is cut off, in a process beside every worker; 0 = never, in the worker itself.
 _C.DATA.DECODE_TIMEOUT = 60.0
+# Seconds to wait for the folder of all the data where it is away (a network disk that hangs, or is remounted), before
+# the run ends; the videos of that time do not count as unreadable. 0 = they do.
+_C.DATA.ROOT_TIMEOUT = 300.0
 # Shorter side (pixels) to which frames are scaled while decoding, never upwards; 0 = full size.
 _C.DATA.DECODE_SHORT_SIDE = 0
 _C.DATA.MEAN = [0.5, 0.5, 0.5]  # pixel mean on the [0, 1] scale; 0.5 / 0.5 maps pixels onto [-1, 1]

@@ -21,8 +21,8 @@ def check_scaling(cfg: CfgNode) -> Iterator[str]:
                 yield f"TRAIN.{key} is {value!r}, but TASK {cfg.TASK!r} trains nothing: leave it out"
     elif recomputes and (cfg.TASK == "linear" or (cfg.TASK == "attentive" and cfg.MODEL.HEAD.PROBE_DEPTH == 1)):
         yield (
-            f"TRAIN.ACTIVATION_CHECKPOINTING is {train.ACTIVATION_CHECKPOINTING!r}, but no block of a {cfg.TASK} probe "
-            "is trained, and nothing is kept of a frozen one: leave it out"
+            f"TRAIN.ACTIVATION_CHECKPOINTING is {train.ACTIVATION_CHECKPOINTING!r}, but no block of the {cfg.TASK} "
+            "probe is trained, and nothing is kept of a frozen one: leave it out"
         )
     if train.ACTIVATION_CHECKPOINTING != "selective" and every != default.TRAIN.ACTIVATION_CHECKPOINT_EVERY:
         yield (

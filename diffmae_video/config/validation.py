@@ -91,6 +91,7 @@ RANGES = {
     "DATA.REPEATED_SAMPLING": "[1, inf)",
     "DATA.DECODE_SHORT_SIDE": "[0, inf)",
     "DATA.DECODE_TIMEOUT": "[0, inf)",
+    "DATA.ROOT_TIMEOUT": "[0, inf)",
     "DATA.MEAN": "[0, 1]",
     "DATA.STD": "(0, inf)",
     "DATA.SHARD_SHUFFLE_WINDOW": "[1, inf)",

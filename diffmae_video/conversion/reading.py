@@ -15,6 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 
 from diffmae_video.conversion.source import ConversionError
+from diffmae_video.zip_files import compressed_entry
 
 SAFETENSORS = ".safetensors"
 WRAPPERS = ("model", "module", "model_state", "state_dict")  # where training programs keep the state dict
@@ -59,7 +60,11 @@ def _files_of(folder: Path) -> list[Path]:
             return [folder / name]
     for name in HF_INDICES:
         if (folder / name).is_file():
-            return [folder / part for part in sorted(set(read_json(folder / name)["weight_map"].values()))]
+            parts = sorted(set(read_json(folder / name)["weight_map"].values()))
+            elsewhere = [part for part in parts if Path(part).name != part]
+            if elsewhere:
+                raise ConversionError(f"{folder / name} names {elsewhere[0]}, which is no file of this folder")
+            return [folder / part for part in parts]
     raise ConversionError(f"{folder} has none of {', '.join(HF_FILES + HF_INDICES)}: name the file of the weights")
 
 
@@ -80,6 +85,11 @@ def _content(path: Path) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise ConversionError(f"{path} is not a whole safetensors file: {_one_line(error)}") from error
+    packed = compressed_entry(path)
+    if packed:
+        raise ConversionError(
+            f"{path} is compressed (its entry {packed}), which torch.save never does: unpacked it could fill the memory"
+        )
     try:
         # Training programs of this family store their options beside the weights: a Namespace is a bag of values, its
         # construction runs nothing.

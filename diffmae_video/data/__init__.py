@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from diffmae_video.data.dataset import ClipDataset, ClipSample
     from diffmae_video.data.decoding import IMAGE_EXTENSIONS, UnreadableVideo, VideoInfo, read_frames, video_info
     from diffmae_video.data.evaluation import EvaluationClips
+    from diffmae_video.data.folder_watch import DataFolderGone, LoadingFailed
     from diffmae_video.data.loader import ClipBatch, DrawSampler, MixSampler, collate, make_loader
     from diffmae_video.data.manifest import (
         FORMATS,
@@ -39,11 +40,13 @@ _MODULES = {
     "ClipSample": "dataset",
     "ColorJitter": "augment",
     "CropAndFlip": "augment",
+    "DataFolderGone": "folder_watch",
     "DrawSampler": "loader",
     "Entry": "manifest",
     "EvaluationClips": "evaluation",
     "FORMATS": "manifest",
     "IMAGE_EXTENSIONS": "decoding",
+    "LoadingFailed": "folder_watch",
     "MixDataset": "mix",
     "MixSampler": "loader",
     "Mixing": "mixing",
@@ -83,9 +86,11 @@ __all__ = [
     "ClipSample",
     "ColorJitter",
     "CropAndFlip",
+    "DataFolderGone",
     "DrawSampler",
     "Entry",
     "EvaluationClips",
+    "LoadingFailed",
     "MixDataset",
     "MixSampler",
     "Mixing",

@@ -11,6 +11,7 @@ import torch
 from torch.utils.data import Dataset
 
 from diffmae_video.data.decoding import BACKENDS, UnreadableVideo, is_image, read_frames, video_info
+from diffmae_video.data.folder_watch import FolderWatch
 from diffmae_video.data.manifest import Entry
 from diffmae_video.data.sampling import SAMPLINGS, frame_indices
 from diffmae_video.data.seeding import generator_from
@@ -38,7 +39,8 @@ class ClipDataset(Dataset):
     ``index`` says which video. An image is a video of one frame: it fills a clip of T > 1 by repeating.
 
     In training a video that cannot be read is recorded in the sample's ``failures`` and replaced by another one,
-    chosen from (seed, draw, try). In evaluation nothing is random and nothing replaced.
+    chosen from (seed, draw, try). In evaluation nothing is random and nothing replaced. Where the folder of all videos
+    is away, both wait for it.
 
     Args:
         entries: what ``read_manifest`` returns.
@@ -64,6 +66,8 @@ class ClipDataset(Dataset):
         fit: "crop" keeps the shape of things. "stretch" scales the whole frame (training: a random part of its shape)
             to the square: for frames much wider than high, and for sets of tight frames of different shapes. A
             ``transform`` has to be told by itself: ``CropAndFlip(relative_aspect=True)``.
+        folder_timeout: seconds to wait for a data folder that is away, see ``FolderWatch``; 0 = its videos count as
+            unreadable at once.
 
     Attributes:
         repeats: R, clips per draw.
@@ -92,6 +96,7 @@ class ClipDataset(Dataset):
         transform: Callable[[torch.Tensor, torch.Generator], torch.Tensor] | None = None,
         test_crops: int = 1,
         fit: str = "crop",
+        folder_timeout: float = 0,
     ) -> None:
         if not entries:
             raise ValueError("a dataset needs at least one video")
@@ -128,6 +133,7 @@ class ClipDataset(Dataset):
         self.decode_timeout = decode_timeout
         self.seed = seed
         self.transform = transform
+        self._folder = FolderWatch((entry.path for entry in entries), folder_timeout, isolated=decode_timeout > 0)
 
     def __len__(self) -> int:
         """Number of videos."""
@@ -148,6 +154,7 @@ class ClipDataset(Dataset):
         Raises:
             UnreadableVideo: evaluation: the video cannot be read or is missing; training: so are all of its
                 ``MAX_TRIES`` replacements.
+            DataFolderGone: the folder of all videos is away, and has been for ``folder_timeout``.
             ImportError: the decoder is not installed.
         """
         draw, index = draw_and_index
@@ -156,16 +163,24 @@ class ClipDataset(Dataset):
             if attempt > 0:
                 index = int(torch.randint(len(self), (), generator=generator_from(self.seed, draw, attempt)))
             path, label = self.entry(index)
-            try:
-                clips = self._clips(path, draw, attempt)
-            except (UnreadableVideo, FileNotFoundError) as error:
-                failures.append((path, str(error)))
-                continue
-            return ClipSample(clips, label, draw, path, tuple(failures))
+            clips = self._clips_or_reason(path, draw, attempt)
+            if not isinstance(clips, str):
+                return ClipSample(clips, label, draw, path, tuple(failures))
+            failures.append((path, clips))
         path, message = failures[-1]
         if self.train:
             message = f"{MAX_TRIES} videos in a row could not be read; the last one: {message}"
         raise UnreadableVideo(path, message.removeprefix(f"{path}: "))
+
+    def _clips_or_reason(self, path: str, draw: int, attempt: int) -> torch.Tensor | str:
+        """What ``_clips`` gives, or why it gives nothing; tried again where all the data was away."""
+        while True:
+            try:
+                return self._clips(path, draw, attempt)
+            except (UnreadableVideo, FileNotFoundError) as error:
+                reason = str(error)
+            if not self._folder.waited(reason):
+                return reason
 
     def _clips(self, path: str, draw: int, attempt: int) -> torch.Tensor:
         """uint8 (R, C, T, S, S); the frames that several clips share are decoded once."""

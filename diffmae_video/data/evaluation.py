@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
+import torch
 from torch.utils.data import DataLoader, Dataset
 
 from diffmae_video.data.dataset import ClipDataset, ClipSample
 from diffmae_video.data.decoding import UnreadableVideo
-from diffmae_video.data.loader import ClipBatch, _start_worker, collate
+from diffmae_video.data.loader import ClipBatch, collate, start_worker
+from diffmae_video.data.workers import SteadyLoader
 
 
 class _Failure(NamedTuple):
@@ -63,12 +66,18 @@ class EvaluationClips:
         self.unreadable: list[tuple[str, str]] = []
         self.unreadable_indices: list[int] = []
         self.read = 0
-        self._loader = DataLoader(
-            _Attempted(dataset),
-            batch_sampler=[numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)],
+        batches = [numbers[start : start + batch_size] for start in range(0, len(numbers), batch_size)]
+        make = partial(self._make_loader, num_workers=num_workers)
+        self._loader = SteadyLoader(make, batches) if num_workers > 0 else make(batches)
+
+    def _make_loader(self, batches: Iterable[list[int]], num_workers: int) -> DataLoader:
+        return DataLoader(
+            _Attempted(self.dataset),
+            batch_sampler=batches,
             collate_fn=_collate,
             num_workers=num_workers,
-            worker_init_fn=_start_worker,
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # of the seeds that torch gives its workers, which nobody uses
             multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
         )
 

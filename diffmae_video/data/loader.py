@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import ctypes
+import multiprocessing
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from diffmae_video.data.dataset import ClipDataset, ClipSample
 from diffmae_video.data.seeding import generator_from
+from diffmae_video.data.workers import SteadyLoader
 
 
 class DrawSampler(Sampler):
@@ -199,8 +201,13 @@ def collate(samples: Sequence[ClipSample]) -> ClipBatch:
     """Join samples of equal size into a batch."""
     repeats = samples[0].clips.shape[0]
     draws = torch.tensor([sample.draw for sample in samples])
+    clips = torch.cat([sample.clips for sample in samples])
+    if get_worker_info() is not None:
+        # Here and not on its way to the training process, where an error (no shared memory left) would only be printed,
+        # and the batch be missing for ever.
+        clips.share_memory_()
     return ClipBatch(
-        clips=torch.cat([sample.clips for sample in samples]),
+        clips=clips,
         labels=torch.tensor([sample.label for sample in samples]).repeat_interleave(repeats),
         clip_ids=(draws[:, None] * repeats + torch.arange(repeats)).flatten(),
         paths=[sample.path for sample in samples for _ in range(repeats)],
@@ -214,8 +221,8 @@ def make_loader(
     num_workers: int,
     prefetch_factor: int = 2,
     pin_memory: bool = False,
-) -> DataLoader:
-    """A DataLoader that yields ``ClipBatch``, in the order of ``sampler`` whatever the number of workers.
+) -> Iterable[ClipBatch]:
+    """Yields ``ClipBatch``, in the order of ``sampler`` whatever the number of workers, also when workers die.
 
     Args:
         dataset: the clips.
@@ -223,24 +230,32 @@ def make_loader(
         num_workers: decoding processes; 0 = decode in this one.
         prefetch_factor: batches that every worker prepares ahead.
         pin_memory: page-locked batches, for copies to a GPU that do not wait; ignored where there is none.
+
+    Raises:
+        WorkersDied: (iterating) the workers cannot work here, see ``SteadyLoader``.
     """
-    return DataLoader(
-        dataset,
-        batch_sampler=sampler,
-        collate_fn=collate,
-        num_workers=num_workers,
-        prefetch_factor=prefetch_factor if num_workers > 0 else None,
-        persistent_workers=num_workers > 0,
-        pin_memory=pin_memory and torch.cuda.is_available(),
-        worker_init_fn=_start_worker,
-        # fork: workers start at once, share the manifest's memory, and a script needs no `if __name__ == "__main__"`.
-        # It is safe here because a worker inherits nothing in use: files are opened and closed within a call, and it
-        # runs one thread and never touches the GPU. Elsewhere fork does not exist or is unsafe by the system itself.
-        multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
-    )
+
+    def make(batches: Iterable[list[tuple[int, int]]]) -> DataLoader:
+        return DataLoader(
+            dataset,
+            batch_sampler=batches,
+            collate_fn=collate,
+            num_workers=num_workers,
+            prefetch_factor=prefetch_factor if num_workers > 0 else None,
+            pin_memory=pin_memory and torch.cuda.is_available(),
+            worker_init_fn=start_worker,
+            generator=torch.Generator(),  # of the seeds that torch gives its workers, which nobody uses
+            # fork: workers start at once, share the manifest's memory, and a script needs no `__name__ == "__main__"`.
+            # It is safe here because a worker inherits nothing in use: files are opened and closed within a call, and
+            # it runs one thread and never touches the GPU. Elsewhere fork does not exist or is unsafe by the system.
+            multiprocessing_context="fork" if num_workers > 0 and sys.platform == "linux" else None,
+        )
+
+    return SteadyLoader(make, sampler) if num_workers > 0 else make(sampler)
 
 
-def _start_worker(worker: int) -> None:
+def start_worker(worker: int) -> None:
+    """What a worker does first: it ends with its parent, has one thread, and leaves signals to the parent."""
     _end_with_parent()
     torch.set_num_threads(1)  # there is a worker for every core already
     # Ctrl-C reaches all processes of the terminal, a scheduler's signal all those of the job: the main one ends the
@@ -254,5 +269,5 @@ def _end_with_parent() -> None:
     if sys.platform == "linux":
         parent_death_signal = 1  # PR_SET_PDEATHSIG
         ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-        if os.getppid() == 1:
+        if os.getppid() != multiprocessing.parent_process().pid:  # it was, before this one could ask
             os._exit(1)

@@ -21,6 +21,7 @@ call starts a new helper. The cost per call is two messages and one copy of the 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import math
 import mmap
 import os
@@ -38,13 +39,20 @@ from typing import Any
 import numpy as np
 
 START_TIMEOUT = 300  # seconds for a new interpreter and its imports: a cold network disk takes a minute
+TRIES = 3  # of a call whose helper somebody else kills
 ALARM_DELAY = 5  # seconds after the time limit at which a helper ends itself, if nobody did
 SMALL_ARRAYS = 1 << 16  # bytes, for what is returned beside the frames
+IGNORED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2)  # by a helper
+KILLED = (-signal.SIGKILL, *(-number for number in IGNORED))  # exit codes that are somebody else's doing
 KEPT_BYTES = 64 << 20  # of shared memory, between two calls; a larger result gives back the rest afterwards
 
 
 class HelperDied(RuntimeError):
     """The function did not return: cut off by the time limit, or its process crashed."""
+
+
+class _HelperKilled(HelperDied):
+    """Its process was killed by somebody else, as the system does when memory runs out."""
 
 
 def run(function: Callable[..., Any], *arguments: Any, timeout: float, setup: Callable[[], Any] | None = None) -> Any:
@@ -56,14 +64,23 @@ def run(function: Callable[..., Any], *arguments: Any, timeout: float, setup: Ca
         setup: called once in a new helper, without counting as time of the call (imports).
 
     Raises:
-        HelperDied: no result within ``timeout``, or the helper crashed; the message says which.
+        HelperDied: no result within ``timeout``, or the helper crashed; the message says which. One that is killed from
+            outside is no fault of the function's, which is called again, ``TRIES`` times in all: what is too large for
+            the machine's memory is killed every time.
         RuntimeError: the helper does not start.
         Anything that ``function`` raises.
     """
+    for _ in range(TRIES - 1):
+        with contextlib.suppress(_HelperKilled):
+            return _own_helper(setup).call(function, arguments, timeout)
+    return _own_helper(setup).call(function, arguments, timeout)
+
+
+def _own_helper(setup: Callable[[], Any] | None) -> _Helper:
     helper = getattr(_local, "helper", None)
     if helper is None or not helper.alive:
         helper = _local.helper = _Helper(setup)
-    return helper.call(function, arguments, timeout)
+    return helper
 
 
 def close() -> None:
@@ -85,7 +102,9 @@ class _Helper:
         self._pipe, theirs = Pipe()
         code = f"from diffmae_video.data import watchdog; watchdog.serve({theirs.fileno()}, {self._memory})"
         # -P: as in this process, the current folder is on the path only if somebody put it there.
-        command = [sys.executable, "-P", "-c", f"import sys; sys.path[:] = {sys.path!r}; {code}"]
+        # A scheduler's signals reach every process of a job: what they mean is the owner's business, from the start on.
+        deaf = f"import signal, sys; [signal.signal(number, signal.SIG_IGN) for number in {[*map(int, IGNORED)]}]"
+        command = [sys.executable, "-P", "-c", f"{deaf}; sys.path[:] = {sys.path!r}; {code}"]
         self._process = subprocess.Popen(
             command,
             stdin=subprocess.DEVNULL,
@@ -96,6 +115,8 @@ class _Helper:
         _all.add(self)
         try:
             self.call(setup or _nothing, (), START_TIMEOUT)
+        except _HelperKilled:
+            raise
         except HelperDied as error:
             raise RuntimeError(f"the decoding process does not start ({error}); its own message stands above") from None
 
@@ -107,7 +128,8 @@ class _Helper:
             reply, ranges, capacity, returned = pickle.loads(self._pipe.recv_bytes())
         except (EOFError, ConnectionError):
             self._kill()
-            raise HelperDied(_how_it_ended(self._process.returncode)) from None
+            code = self._process.returncode
+            raise (_HelperKilled if code in KILLED else HelperDied)(_how_it_ended(code)) from None
         except BaseException:  # Ctrl-C too: the answer to this call must not be taken for that to the next
             self._kill()
             raise

@@ -37,8 +37,9 @@ import torch
 
 from diffmae_video.engine.disk import write_atomically
 from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
-from diffmae_video.engine.manifest import MANIFEST
+from diffmae_video.engine.manifest import MANIFEST, one_line
 from diffmae_video.engine.weights_file import COUNTS, MODEL_FILE, SUFFIX, load_weights
+from diffmae_video.zip_files import compressed_entry
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ def load_checkpoint(path: str | Path) -> dict[str, Any]:
     except pickle.UnpicklingError as error:
         raise DamagedCheckpoint(f"{path} is not a checkpoint: it holds more than tensors and plain values") from error
     except RuntimeError as error:
-        raise CheckpointError(f"{path} cannot be loaded: {_one_line(error)}") from error
+        raise CheckpointError(f"{path} cannot be loaded: {one_line(error)}") from error
     return _whole(state, path)
 
 
@@ -116,19 +117,14 @@ def check_file(path: Path) -> None:
     """Compares every part of a checkpoint file with its checksum; raises DamagedCheckpoint."""
     try:
         with zipfile.ZipFile(path) as archive:
-            # torch.save compresses nothing. A small entry that claims to unpack to a large one would fill the memory.
-            packed = [entry.filename for entry in archive.infolist() if entry.compress_type != zipfile.ZIP_STORED]
+            packed = compressed_entry(path)
             broken = None if packed else archive.testzip()
     except ZIP_ERRORS as error:
-        raise DamagedCheckpoint(f"{path} is not a whole checkpoint file: {_one_line(error)}") from error
+        raise DamagedCheckpoint(f"{path} is not a whole checkpoint file: {one_line(error)}") from error
     if packed:
-        raise DamagedCheckpoint(f"{path} is not a checkpoint file: its entry {packed[0]} is compressed")
+        raise DamagedCheckpoint(f"{path} is not a checkpoint file: its entry {packed} is compressed")
     if broken is not None:
         raise DamagedCheckpoint(f"{path} is damaged: wrong checksum of its entry {broken}")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())
 
 
 def config_changes(saved: str, current: str) -> list[str]:

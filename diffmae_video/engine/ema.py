@@ -32,7 +32,7 @@ class ExponentialMovingAverage:
     Attributes:
         decay: as given.
         updates: how often ``update`` was called.
-        names: of the parameters that have an average.
+        names: under which the model has what has an average.
 
     Raises:
         ValueError: ``decay`` out of range.
@@ -42,10 +42,16 @@ class ExponentialMovingAverage:
         if not 0 < decay < 1:
             raise ValueError(f"the decay of averaged weights must be in (0, 1), got {decay}")
         self.model, self.decay, self.updates = model, decay, 0
-        named = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        self.names, self._parameters = list(named), list(named.values())
+        self._parameters = [p for p in model.parameters() if p.requires_grad]
+        places = {id(p): place for place, p in enumerate(self._parameters)}
+        named = model.named_parameters(remove_duplicate=False)  # a shared weight has several names
+        self._places = {name: places[id(p)] for name, p in named if p.requires_grad}
         self._average = [p.detach().float().clone() for p in self._parameters]
         self._originals: list[torch.Tensor] | None = None  # the weights that ``applied`` took out of the model
+
+    @property
+    def names(self) -> set[str]:
+        return set(self._places)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -94,7 +100,7 @@ class ExponentialMovingAverage:
         What has no average is the model's own tensor, which ``torch.save`` writes once. Averages of sharded parameters
         are sharded; ``full_average_state`` puts them together.
         """
-        averages = dict(zip(self.names, self._average, strict=True))
+        averages = {name: self._average[place] for name, place in self._places.items()}
         return {"ema": {**self.model.state_dict(), **averages}, "ema_updates": self.updates}
 
     @torch.no_grad()
@@ -104,14 +110,16 @@ class ExponentialMovingAverage:
         Raises:
             ValueError: an average is missing or has another shape.
         """
-        saved = []
-        for name, parameter in zip(self.names, self._parameters, strict=True):
+        saved = {}
+        for name, place in self._places.items():
+            parameter = self._parameters[place]
             value = state["ema"].get(name)
             if value is None or value.shape != parameter.shape:
                 found = "missing" if value is None else f"of shape {list(value.shape)}"
                 raise ValueError(f"the average of {name} is {found}, expected shape {list(parameter.shape)}")
-            saved.append(value)
-        for average, value in zip(self._average, saved, strict=True):
+            saved[place] = value
+        for place, value in saved.items():
+            average = self._average[place]
             local(average).copy_(local(part_of(value, average)))
         self.updates = state["ema_updates"]
 

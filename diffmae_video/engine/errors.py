@@ -19,6 +19,10 @@ class TooManyUnreadable(RunError):
     """More of the dataset than allowed could not be read."""
 
 
+class DataFailed(RunError):
+    """This process cannot get the clips of its next step; the state is that of the last complete one."""
+
+
 class PeerGone(RunError):
     """Another process of the run is gone, or does not answer."""
 

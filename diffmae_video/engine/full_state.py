@@ -79,7 +79,7 @@ def full_average_state(average: ExponentialMovingAverage, weights: dict[str, tor
 
     ``weights``: what that gave. What has no average is the same tensor as there.
     """
-    state, own = average.state_dict(), set(average.names)
+    state, own = average.state_dict(), average.names
     entries = {name: whole(value) if name in own else weights[name] for name, value in state["ema"].items()}
     return {**state, "ema": entries}
 

@@ -13,6 +13,7 @@ import ctypes
 import logging
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -41,7 +42,10 @@ def launch(command: Sequence[str], processes: int, grace: float = GRACE_SECONDS)
         The exit code of the run: 0, or that of the process that failed first; 128 + the signal's number if it was
         killed by one.
     """
-    store = TCPStore(HOST, 0, is_master=True, wait_for_workers=False)
+    # Given a socket, the store listens there; left to itself it would on every interface, whatever its host's name.
+    listening = socket.create_server((HOST, 0))
+    port = listening.getsockname()[1]
+    store = TCPStore(HOST, port, is_master=True, wait_for_workers=False, master_listen_fd=listening.detach())
     children = [_start(command, rank, processes, store.port) for rank in range(processes)]
     with _forwarding(children):
         failed = _first_failure(children)
@@ -71,6 +75,10 @@ def _start(command: Sequence[str], rank: int, size: int, port: int) -> subproces
         # The store is there already: rank 0 joins it, as the others do. (torchrun says it the same way.)
         "TORCHELASTIC_USE_AGENT_STORE": "True",
     }
+    if sys.platform == "linux":
+        # Sums between processes of one machine need no other interface either.
+        environment.setdefault("GLOO_SOCKET_IFNAME", "lo")
+        environment.setdefault("NCCL_SOCKET_IFNAME", "lo")
     # One thread per process unless asked otherwise, as torchrun does: the default is all cores for each of them.
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // size, 1)))
     # Sessions of their own: Ctrl-C on the terminal reaches this process alone, which hands it on, once.

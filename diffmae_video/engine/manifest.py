@@ -76,7 +76,7 @@ def read_manifest(folder: Path) -> Content:
         claimed = sum(math.prod(info["size"]) * dtype_of(info).itemsize for info in content["tensors"].values())
         if claimed > sum(size for size, _ in parts.values()):
             raise DamagedCheckpoint(f"{path} has tensors of {claimed} bytes, more than its parts hold")
-    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, RecursionError) as error:
         raise DamagedCheckpoint(f"{path} is not a whole manifest: {one_line(error)}") from error
     return content
 

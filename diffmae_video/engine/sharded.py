@@ -15,6 +15,7 @@ unpickled.
 
 from __future__ import annotations
 
+import copy
 import io
 import itertools
 import os
@@ -51,6 +52,7 @@ from diffmae_video.engine.manifest import (
     size_and_sum,
     write_manifest,
 )
+from diffmae_video.zip_files import compressed_entry
 
 SHARDED = ("model", "optimizer", "ema")  # entries of a state whose tensors are divided
 SUMS = "checksums"  # name under which every process hands its own to the first one
@@ -86,7 +88,7 @@ class Snapshot(NamedTuple):
 
         values = io.BytesIO()
         torch.save(_replaced({key: state[key] for key in state if key not in SHOWN}, take), values)
-        return cls(tensors, values.getvalue(), {key: state[key] for key in SHOWN})
+        return cls(tensors, values.getvalue(), copy.deepcopy({key: state[key] for key in SHOWN}))
 
 
 # ------------------------------------------------------------------------------------------------------------ writing
@@ -206,6 +208,8 @@ def load_sharded(folder: Path, into: Mapping[str, Any] | None = None, check: boo
     manifest = read_manifest(folder)
     if check:
         check_parts(folder, manifest["parts"])
+    if compressed_entry(folder / VALUES):
+        raise DamagedCheckpoint(f"{folder / VALUES} is compressed: no checkpoint is")
     try:
         values = torch.load(folder / VALUES, map_location="cpu", weights_only=True)
         tensors: dict[str, torch.Tensor] = {}

@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from diffmae_video.engine.checkpoint import tensor_bytes
 from diffmae_video.engine.checkpoint_manager import ALONE, CheckpointManager, remove_checkpoint
-from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.manifest import one_line
 from diffmae_video.engine.sharded import Snapshot, save_sharded
 from diffmae_video.engine.world import World
 
@@ -80,8 +80,8 @@ class ShardedCheckpoints(CheckpointManager):
     def wait(self) -> bool:
         try:
             return self._finish()
-        except (RunError, OSError) as error:
-            logger.error("%s", error)
+        except (RuntimeError, OSError) as error:  # RunErrors, and what sums say when another process has gone
+            logger.error("the last checkpoint was not completed: %s", one_line(error))
             return False
 
     def _finish(self) -> bool:

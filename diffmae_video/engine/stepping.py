@@ -109,6 +109,7 @@ class Stepper:
         """Leaves the gradient of optimiser step number ``step`` (from 0) in the parameters.
 
         Raises:
+            DataFailed: the loader cannot give this process's part of the step.
             ValueError: the loader ended, or gave another number of clips than a step has.
         """
         self._own_time.start()
@@ -146,7 +147,7 @@ class Stepper:
             # A batch that is cut off on its way from a worker leaves that worker complaining.
             with self.interrupts.held(patience=1):
                 batch = next(batches, None)
-        except RuntimeError as error:
+        except (RuntimeError, OSError) as error:
             if self.interrupts.signal_number is not None:
                 # The signal reached the loader's workers as well, and ended them.
                 raise KeyboardInterrupt from None
@@ -230,6 +231,8 @@ def check_finite(
     listing = output_dir / f"nonfinite_step_{step:08d}{f'_rank_{rank}' if rank else ''}.txt"
     ranks = ", ".join(map(str, result.nonfinite_ranks))
     whose = f" The loss is not finite on rank {ranks}." if ranks and world_size > 1 else ""
+    if world_size > 1 and not ranks:
+        whose = " The loss of every rank is finite; whose gradient is not, their sum does not tell."
     with tolerate_full_disk(str(listing)):
         write_text(listing, "".join(f"{path}\n" for path in unique))
     more = ", ..." if len(unique) > PATHS_SHOWN else ""

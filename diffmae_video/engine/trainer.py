@@ -19,7 +19,7 @@ from diffmae_video.engine.checkpoint import FORMAT, config_changes
 from diffmae_video.engine.checkpoint_manager import CheckpointManager
 from diffmae_video.engine.disk import write_text
 from diffmae_video.engine.ema import ExponentialMovingAverage, resume_average
-from diffmae_video.engine.errors import CheckpointError, RunError, TooManyUnreadable, TrainingInterrupted
+from diffmae_video.engine.errors import CheckpointError, DataFailed, RunError, TooManyUnreadable, TrainingInterrupted
 from diffmae_video.engine.evaluation import Evaluator, evaluation
 from diffmae_video.engine.full_state import (
     full_state,
@@ -164,6 +164,7 @@ class Trainer:
         Raises:
             NonFiniteLoss: the loss or gradient of a step is NaN or infinite; nothing of that step was applied or saved.
             TooManyUnreadable: see ``max_unreadable_fraction``; the state was saved.
+            DataFailed: the loader cannot go on; a single process has saved its state.
             TrainingInterrupted: Ctrl-C, SIGTERM, SIGUSR1 or SIGUSR2, to any of the processes; the state after the last
                 complete step was saved.
             PeerGone: another process of the run is gone; the newest checkpoint is whole.
@@ -171,35 +172,51 @@ class Trainer:
         """
         with self._interrupts:
             try:
-                self._start()
-                self._train()
-                return self.progress
-            except KeyboardInterrupt:
-                # Saved below, where the interrupted frames are gone, and with them the loader's workers: their end is
-                # reported by an error that could fall into the middle of saving.
-                self._interrupts.end()
-                if self.ema is not None:
-                    self.ema.restore()
-                logger.info("stopping after step %d ...", self.progress.step)
-            except TooManyUnreadable:
-                self._save()
-                raise
-            except RunError:
-                raise
-            except RuntimeError as error:
-                if self.world_size > 1 and is_connection_error(error):
-                    raise self.peers.explain(error) from error
-                raise
+                if self._complete():
+                    return self.progress
+                self._save(last=True)
             finally:
-                self._batches = None
+                # After the state is on the disk: what watches the run may be slow to end.
                 self.monitor.close()
-                self.checkpoints.wait()
-            self._save(last=True)
         raise TrainingInterrupted(
             f"interrupted after step {self.progress.step}; newest checkpoint: {self.checkpoints.latest() or 'none'}. "
             "To go on, run the same command again (with TRAIN.AUTO_RESUME True, the default)",
             exit_code=128 + (self._interrupts.signal_number or signal.SIGINT),
         )
+
+    def _complete(self) -> bool:
+        """Trains to the end, or until the run is asked to stop: False. Then its state is still to be saved.
+
+        That is done by the caller, where the interrupted frames are gone, and with them the loader's workers: their end
+        is reported by an error that could fall into the middle of saving.
+        """
+        try:
+            self._start()
+            self._train()
+            return True
+        except KeyboardInterrupt:
+            self._interrupts.end()
+            if self.ema is not None:
+                self.ema.restore()
+            logger.info("stopping after step %d ...", self.progress.step)
+            return False
+        except TooManyUnreadable:
+            self._save()
+            raise
+        except DataFailed:
+            # Of several processes it ends this one alone: the others wait for its part of a step, not to save.
+            if self.world_size == 1:
+                self._save()
+            raise
+        except RunError:
+            raise
+        except RuntimeError as error:
+            if self.world_size > 1 and is_connection_error(error):
+                raise self.peers.explain(error) from error
+            raise
+        finally:
+            self._batches = None
+            self.checkpoints.wait()
 
     # ---------------------------------------------------------------------------------------------------- the loop
 

@@ -7,24 +7,26 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from diffmae_video.data import UnreadableVideo
+from diffmae_video.data import LoadingFailed, UnreadableVideo
 from diffmae_video.engine.disk import tolerate_full_disk
-from diffmae_video.engine.errors import TooManyUnreadable
+from diffmae_video.engine.errors import DataFailed, TooManyUnreadable
 
 logger = logging.getLogger(__name__)
 
 MIN_FAILURES = 20  # below this the share says too little about the dataset to stop a run
 
 
-def check_loader_error(error: RuntimeError) -> None:
-    """Raises ``TooManyUnreadable`` if the loader failed because a draw found nothing that can be read.
+def check_loader_error(error: Exception) -> None:
+    """Raises ``DataFailed`` if a draw found nothing that can be read, or the loader cannot go on here.
 
     An error of a loader's worker process arrives as text: its last line names the type.
     """
+    if isinstance(error, LoadingFailed):
+        raise DataFailed(str(error)) from None
     match = re.search(r"UnreadableVideo: (.*)", str(error))
     if isinstance(error, UnreadableVideo) or match:
         reason = match[1] if match else str(error)
-        raise TooManyUnreadable(f"no readable file could be found for a draw: {reason}") from None
+        raise DataFailed(f"no readable file could be found for a draw: {reason}") from None
 
 
 class UnreadableFiles:

@@ -149,12 +149,13 @@ class Peers:
             self.say(name)
             return
         self._said[name] += 1
-        key, watch = self._key("said", name, self._said[name]), None
+        key, watch, looked = self._key("said", name, self._said[name]), None, time.monotonic()
         try:
             while not self._ask("check", [key]):
                 watch = watch or _Watch(self, [0])
-                if watch.silent():
-                    raise PeerGone(self._sentence([0]))
+                if time.monotonic() - looked > BEAT_SECONDS / 2:
+                    self._check_first(watch)
+                    looked = time.monotonic()
                 time.sleep(0.02)
         except (RuntimeError, ValueError) as error:  # the store is gone
             if isinstance(error, PeerGone):
@@ -227,6 +228,13 @@ class Peers:
     def beats(self, rank: int) -> int:
         """Signs of life that process ``rank`` has given."""
         return self._ask("add", self._key("beats", rank), 0)
+
+    def _check_first(self, watch: _Watch) -> None:
+        """Raises PeerGone if the first process, which is waited for, has ended with an error, or is silent."""
+        if left := self._left([0]):
+            raise PeerGone(f"{left}. {ADVICE}")
+        if watch.silent():
+            raise PeerGone(self._sentence([0]))
 
     def _left(self, ranks: list[int]) -> str:
         """Of those who have ended with an error: who, and with what; "" = none has."""

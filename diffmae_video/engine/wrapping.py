@@ -13,6 +13,7 @@ wrapped model and reaches the model itself through ``unwrap``.
 from __future__ import annotations
 
 import copy
+import warnings
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import partial
@@ -117,8 +118,8 @@ class WrapPlan:
         """Lines for the log, about what most runs do without."""
         lines = []
         if self.activation_checkpointing != "none":
-            which = "all" if self.activation_checkpointing == "full" else f"every {self.checkpoint_every}th"
-            lines.append(f"activation checkpointing: {which} of the blocks")
+            which = "all blocks" if self.activation_checkpointing == "full" else f"one block in {self.checkpoint_every}"
+            lines.append(f"activation checkpointing: {which}")
         if self.compile != "none":
             lines.append(f"torch.compile: every block, {self.compile_backend}; the first steps take minutes")
         if processes > 1 and self.parallel == "fsdp":
@@ -147,28 +148,16 @@ def wrap(model: nn.Module, plan: WrapPlan, device: torch.device, world: World) -
         raise ValueError(f"{type(model).__name__} has no transformer blocks to compute again or to compile")
     bare = copy.deepcopy(model).cpu() if sharded and world.rank == 0 else None
 
-    if plan.activation_checkpointing != "none":
-        every = 1 if plan.activation_checkpointing == "full" else plan.checkpoint_every
-        for block in blocks[::every]:
-            block.forward = partial(_recomputed, block.forward)
-    if plan.compile == "blocks":
-        # Blocks share one code object, and every kind of call is a version of it: training and evaluation, with drop
-        # path and without, any number of tokens. Beyond the limit, calls run as if nothing had been asked for.
-        limit = torch._dynamo.config.recompile_limit
-        torch._dynamo.config.recompile_limit = max(limit, 4 * len(blocks))
-        for block in blocks:
-            block.forward = torch.compile(block.forward, backend=plan.compile_backend)
+    _wrap_blocks(blocks, plan)
     if world.size == 1:
         return model
     if not sharded:
-        # Buffers do not change in training but for the statistics of a linear probe's norm; those of the first process
-        # count, as when they were sent around before every step.
-        return nn.parallel.DistributedDataParallel(
-            model,
-            device_ids=[device.index] if device.type == "cuda" else None,
-            broadcast_buffers=False,
-            gradient_as_bucket_view=True,
-        )
+        device_ids = [device.index] if device.type == "cuda" else None
+        wrapped = nn.parallel.DistributedDataParallel(model, device_ids=device_ids, gradient_as_bucket_view=True)
+        # No buffer changes in training, but for the statistics of a linear probe's norm: the first process's are saved.
+        # (As an argument this has another name in every version of torch.)
+        wrapped.broadcast_buffers = False
+        return wrapped
     _shard(model, blocks, plan, device, world)
     if bare is not None:
         _WHOLE_COPIES[model] = bare
@@ -180,6 +169,21 @@ def transformer_blocks(model: nn.Module) -> list[nn.Module]:
     return [module for module in model.modules() if isinstance(module, (Block, CrossBlock))]
 
 
+def _wrap_blocks(blocks: list[nn.Module], plan: WrapPlan) -> None:
+    """Activation checkpointing and compilation; see :func:`wrap`."""
+    if plan.activation_checkpointing != "none":
+        every = 1 if plan.activation_checkpointing == "full" else plan.checkpoint_every
+        for block in blocks[::every]:
+            block.forward = partial(_recomputed, block.forward)
+    if plan.compile == "blocks":
+        # Blocks share one code object, and every kind of call is a version of it: training and evaluation, with drop
+        # path and without, any number of tokens. Beyond the limit, calls run as if nothing had been asked for.
+        limit = torch._dynamo.config.recompile_limit
+        torch._dynamo.config.recompile_limit = max(limit, 4 * len(blocks))
+        for block in blocks:
+            block.forward = torch.compile(block.forward, backend=plan.compile_backend)
+
+
 def _recomputed(forward: Any, *inputs: Any) -> torch.Tensor:
     """``forward`` with activation checkpointing; random numbers (drop path) come out the same when it is repeated."""
     if not torch.is_grad_enabled():
@@ -189,6 +193,8 @@ def _recomputed(forward: Any, *inputs: Any) -> torch.Tensor:
 
 def _shard(model: nn.Module, blocks: list[nn.Module], plan: WrapPlan, device: torch.device, world: World) -> None:
     """FSDP2: every block is a group whose parameters are whole only while it computes; the rest is one more group."""
+    # It warns of outputs that are views, as those of linear layers are: none of them is changed in place here.
+    warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,))
     offload = CPUOffloadPolicy(pin_memory=device.type == "cuda") if plan.cpu_offload else OffloadPolicy()
     # What goes into a block stays as autocast has it. Embeddings, norms and heads outside of the blocks are float32.
@@ -198,14 +204,19 @@ def _shard(model: nn.Module, blocks: list[nn.Module], plan: WrapPlan, device: to
         if isinstance(block, CrossBlock):  # keys and values are computed before the block runs, see CrossDecoder
             fully_shard(block.cross.kv, mesh=mesh, mp_policy=of_blocks, offload_policy=offload)
         fully_shard(block, mesh=mesh, mp_policy=of_blocks, offload_policy=offload)
-        for norm in block.modules() if plan.fsdp_precision == "bf16" else ():
-            if isinstance(norm, nn.LayerNorm):
-                norm.forward = partial(_norm_in_float, norm)
+        if plan.fsdp_precision == "bf16":
+            norms_in_float(block)
     fully_shard(model, mesh=mesh, offload_policy=offload)
 
 
+def norms_in_float(block: nn.Module) -> None:
+    """Norms with bfloat16 parameters compute in float32: CUDA's autocast has them do so, that of CPUs does not."""
+    for norm in block.modules():
+        if isinstance(norm, nn.LayerNorm):
+            norm.forward = partial(_norm_in_float, norm)
+
+
 def _norm_in_float(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
-    """A norm with bfloat16 parameters in float32: CUDA's autocast does so by itself, that of CPUs does not."""
     weight, bias = (None if value is None else value.float() for value in (norm.weight, norm.bias))
     return F.layer_norm(x.float(), norm.normalized_shape, weight, bias, norm.eps)
 

@@ -114,10 +114,10 @@ def test_workers_leave_ctrl_c_to_the_main_process(dataset, capfd):
     loader = make_loader(dataset, DrawSampler(len(dataset), 3), num_workers=2)
     batches = iter(loader)
     first = next(batches)
-    for worker in batches._workers:
+    for worker in batches.workers:
         os.kill(worker.pid, signal.SIGINT)
     time.sleep(0.2)
-    assert all(worker.is_alive() for worker in batches._workers)
+    assert all(worker.is_alive() for worker in batches.workers)
     assert next(batches).clip_ids[0] == first.clip_ids[-1] + 1
     assert "KeyboardInterrupt" not in capfd.readouterr().err
 

@@ -134,6 +134,14 @@ def test_a_crash_is_survived():
     assert watchdog.run(operator.add, 2, 3, timeout=30) == 5
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2])
+def test_a_schedulers_signal_to_all_processes_does_not_end_it(number):
+    """SLURM sends it to every process of a job before the end; the run still finishes its step, with the same clips."""
+    process = helper_id()
+    os.kill(process, number)
+    assert helper_id() == process
+
+
 def test_a_helper_that_does_not_start():
     with pytest.raises(RuntimeError, match="does not start"):
         watchdog.run(operator.add, 2, 3, timeout=30, setup=os.abort)
@@ -255,7 +263,7 @@ def test_training_goes_on_when_decoders_hang_and_crash(hanging_decord, numbered_
     assert "SIGABRT" in failures["crash.webm"]
     drawn = {os.path.basename(path) for batch in taken for path in batch.paths}
     assert drawn == {"good_0.webm", "good_1.webm", "good_2.webm"}
-    workers = [worker.pid for worker in getattr(batches, "_workers", [])]
+    workers = [worker.pid for worker in getattr(batches, "workers", [])]
     helpers = children_of([os.getpid(), *workers]) - set(workers)
     assert helpers
     batches = loader = None

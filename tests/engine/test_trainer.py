@@ -12,7 +12,14 @@ from torch.utils.data import DataLoader
 from diffmae_video.data import UnreadableVideo
 from diffmae_video.engine.checkpoint import load_checkpoint
 from diffmae_video.engine.disk import temporary_path
-from diffmae_video.engine.errors import CheckpointError, NonFiniteLoss, RunError, TooManyUnreadable, TrainingInterrupted
+from diffmae_video.engine.errors import (
+    CheckpointError,
+    DataFailed,
+    NonFiniteLoss,
+    RunError,
+    TooManyUnreadable,
+    TrainingInterrupted,
+)
 from diffmae_video.engine.randomness import shared_generator
 from diffmae_video.engine.tasks import PretrainTask
 
@@ -196,7 +203,7 @@ def test_a_draw_without_any_readable_file_stops_the_run(tmp_path, num_workers):
             multiprocessing_context=context,
         )  # fmt: skip
 
-    with pytest.raises(TooManyUnreadable, match="for a draw: clips/a.mp4: no frames$"):
+    with pytest.raises(DataFailed, match="for a draw: clips/a.mp4: no frames$"):
         make_trainer(tmp_path, make_loader=loader).run()
     assert checkpoint_names(tmp_path) == ["step_00000003.pt"]
 
