@@ -97,11 +97,26 @@ def check_shares(cfg: CfgNode, world: World) -> None:
         )
 
 
+def warn_of_short_timeout(cfg: CfgNode, world: World) -> None:
+    """Says that one process may wait for data for longer than the others wait for it."""
+    keys = {"DATA.ROOT_TIMEOUT": cfg.DATA.ROOT_TIMEOUT, "DATA.DECODE_TIMEOUT": cfg.DATA.DECODE_TIMEOUT}
+    longest = max(keys, key=keys.get)
+    if world.size > 1 and world.is_first and keys[longest] >= cfg.DISTRIBUTED.TIMEOUT:
+        logger.warning(
+            "DISTRIBUTED.TIMEOUT is %g s and %s %g s: where one process waits so long for its data, the others give up "
+            "before. Make the first one longer",
+            cfg.DISTRIBUTED.TIMEOUT,
+            longest,
+            keys[longest],
+        )
+
+
 def build_trainer(cfg: CfgNode, peers: Peers | None = None) -> Trainer:
     """Pre-training, fine-tuning or a probe; arguments and errors as of :func:`build_run`."""
     peers = Peers() if peers is None else peers
     world = peers.world
     check_shares(cfg, world)
+    warn_of_short_timeout(cfg, world)
     if world.is_first:
         lock_folder(cfg.OUTPUT_DIR)
     classifies, device = cfg.TASK != "pretrain", own_device(cfg, world)

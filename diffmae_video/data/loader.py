@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import ctypes
 import multiprocessing
 import os
 import signal
@@ -16,6 +15,7 @@ from torch.utils.data import DataLoader, Sampler, get_worker_info
 
 from diffmae_video.data.dataset import ClipDataset, ClipSample
 from diffmae_video.data.seeding import generator_from
+from diffmae_video.data.watchdog import end_with_parent
 from diffmae_video.data.workers import SteadyLoader
 
 
@@ -256,18 +256,12 @@ def make_loader(
 
 def start_worker(worker: int) -> None:
     """What a worker does first: it ends with its parent, has one thread, and leaves signals to the parent."""
-    _end_with_parent()
+    # When the training process is killed; torch's own watch misses a kill in the first moments.
+    end_with_parent()
+    if os.getppid() != multiprocessing.parent_process().pid:  # killed before that
+        os._exit(1)
     torch.set_num_threads(1)  # there is a worker for every core already
     # Ctrl-C reaches all processes of the terminal, a scheduler's signal all those of the job: the main one ends the
     # workers when it has finished its step, without a traceback from each. They do not outlive it, see above.
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR1, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-
-
-def _end_with_parent() -> None:
-    """Ends this worker when the training process is killed; torch's own watch misses a kill in the first moments."""
-    if sys.platform == "linux":
-        parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
-        if os.getppid() != multiprocessing.parent_process().pid:  # it was, before this one could ask
-            os._exit(1)

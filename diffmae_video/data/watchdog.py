@@ -11,8 +11,9 @@ the loader stops when a worker dies. So every thread that asks gets a small help
   on that memory without another copy. The memory is used again when those arrays are gone; while they are not,
   results are sent through the pipe, so that nobody's frames change under his hands;
 - it is killed (SIGKILL) when the time is up, when the owner is interrupted while waiting, and when the owner's thread
-  ends. If the owner itself is killed, the helper sees its pipe closed; and in case it hangs at that moment, an alarm
-  with the system's own action, which needs no cooperation of Python, ends it shortly after the time limit.
+  ends. If the owner itself is killed, Linux kills the helper too; elsewhere it sees its pipe closed, and in case it
+  hangs at that moment, an alarm with the system's own action, which needs no cooperation of Python, ends it shortly
+  after the time limit.
 
 A function that crashes the interpreter (a decoder's segmentation fault) is reported like one that hangs, and the next
 call starts a new helper. The cost per call is two messages and one copy of the result: see docs/decoders.md.
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import ctypes
 import math
 import mmap
 import os
@@ -201,6 +203,13 @@ atexit.register(_close_all)
 os.register_at_fork(after_in_child=_abandon_all)
 
 
+def end_with_parent() -> None:
+    """This process is killed when the thread that has started it ends, however that happens; Linux only."""
+    if sys.platform == "linux":
+        parent_death_signal = 1  # PR_SET_PDEATHSIG
+        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+
+
 def _nothing() -> None:
     pass
 
@@ -228,6 +237,7 @@ def _how_it_ended(returncode: int | None) -> str:
 
 def serve(pipe_descriptor: int, memory: int) -> None:
     """What a helper does all its life: answer calls until its owner closes the pipe."""
+    end_with_parent()
     pipe = Connection(pipe_descriptor)
     global _block
     block = _block = _Block(memory)

@@ -21,10 +21,12 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from diffmae_video.engine.errors import PeerGone, RunError
+from diffmae_video.engine.errors import PeerGone, RunError, TrainingInterrupted
+from diffmae_video.engine.meeting import own_place
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 BEAT_SECONDS = 2.0  # between two signs of life
+PART_SECONDS = 30.0  # that the first process waits at the end for the others to have read what it said last
 SILENT_BEATS = 5  # so many missed ones, and a process counts as gone
 ANSWER_SECONDS = 10.0  # a store that takes longer does not answer
 ADVICE = "The run goes on from its newest checkpoint when it is started again"
@@ -92,7 +94,10 @@ def joined(world: World, device: torch.device, timeout: float) -> Iterator[Peers
     backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
     where = f"{os.environ['MASTER_ADDR']}:{os.environ['MASTER_PORT']}"
     try:
-        distributed.init_process_group(backend, timeout=timedelta(seconds=timeout))
+        limit = timedelta(seconds=timeout)
+        store, rank, size = next(distributed.rendezvous("env://", world.rank, world.size, timeout=limit))
+        store = own_place(store, rank, size, timeout)
+        distributed.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=limit)
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"rank {world.rank} of {world.size} could not join the others at {where} within {timeout:g} s: "
@@ -102,6 +107,10 @@ def joined(world: World, device: torch.device, timeout: float) -> Iterator[Peers
     peers = Peers(world, distributed.distributed_c10d._get_default_store())
     try:
         yield peers
+        peers.part()
+    except TrainingInterrupted:  # of all of them, after the same step
+        peers.part()
+        raise
     except Exception as error:
         peers.leave(error)
         raise
@@ -213,13 +222,24 @@ class Peers:
         except (RuntimeError, ValueError):  # the store went with the process that had it, or cannot be reached
             return PeerGone(
                 f"rank {self.world.rank} ({_this_process()}): the connection to the other processes is lost, that to "
-                f"the store too, which rank 0 or the launcher has: {os.environ.get('MASTER_ADDR', 'its machine')} is "
-                f"down, or the network is cut ({_one_line(error)}). {ADVICE}"
+                f"the store too, which the launcher or rank 0 has ({_one_line(error)}). Was it killed, is "
+                f"{os.environ.get('MASTER_ADDR', 'its machine')} down, or the network cut? {ADVICE}"
             )
         return PeerGone(
             f"rank {self.world.rank}: a sum over processes failed although all {self.world.size} still run "
             f"({_one_line(error)}): one of them may be stuck, or has stopped with an error of its own above. {ADVICE}"
         )
+
+    def part(self) -> None:
+        """The end of all: the first process, which may have the store, goes when the others need it no more."""
+        if self._store is None:
+            return
+        deadline = time.monotonic() + PART_SECONDS
+        with contextlib.suppress(RuntimeError, ValueError):
+            parted = self._ask("add", self._key("parted"), 0 if self.world.is_first else 1)
+            while self.world.is_first and parted < self.world.size - 1 and time.monotonic() < deadline:
+                time.sleep(0.02)
+                parted = self._ask("add", self._key("parted"), 0)
 
     def close(self) -> None:
         self._ended.set()

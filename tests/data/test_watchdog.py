@@ -76,6 +76,17 @@ def test_results_and_errors_come_back():
     assert helper_id() == helper_id() != os.getpid()
 
 
+def test_a_helper_that_somebody_kills_is_no_fault_of_the_function():
+    """The system kills processes when memory runs out, idle ones too. What is killed every time is reported."""
+    for _ in range(2):
+        killed = helper_id()
+        os.kill(killed, signal.SIGKILL)
+        assert helper_id() != killed
+    with pytest.raises(HelperDied, match="SIGKILL"):
+        watchdog.run(signal.raise_signal, signal.SIGKILL, timeout=30)
+    assert watchdog.run(operator.add, 2, 3, timeout=30) == 5
+
+
 def test_arrays_stay_what_they_were():
     """Their memory is not used again while somebody holds them, and is while nobody does."""
     held = [watchdog.run(np.full, (50, 64, 96, 3), value, np.uint8, timeout=30) for value in range(5)]

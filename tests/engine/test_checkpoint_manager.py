@@ -155,6 +155,10 @@ def test_a_run_on_a_full_disk_goes_on_or_stops(tmp_path, kind, monkeypatch):
         update = trainer.stepper.update
 
         def until_full(*arguments, **keywords):  # from step 5 to step 7: the checkpoint of step 6 has no room
+            # What is written in the background ends first: that of step 3 before the disk is full, that of step 6 after.
+            pending = getattr(checkpoints, "_pending", None)
+            if pending is not None:
+                pending[0].exception()
             full[0] = trainer.progress.step in (4, 5, 6)
             return update(*arguments, **keywords)
 

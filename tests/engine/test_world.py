@@ -59,7 +59,7 @@ def test_an_address_where_nobody_is_ends_in_an_error_that_names_it(monkeypatch):
 @pytest.fixture
 def store(monkeypatch):
     """A store on the loopback interface; signs of life come quickly."""
-    monkeypatch.setattr(module, "BEAT_SECONDS", 0.05)
+    monkeypatch.setattr(module, "BEAT_SECONDS", 0.2)
     return distributed.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
 
 
@@ -88,6 +88,21 @@ def test_the_others_wait_until_the_first_one_says_so_every_time(store):
     assert order == ["said 0", "waited 0", "said 1", "waited 1"]
 
 
+def test_the_first_process_goes_last_but_does_not_wait_for_ever(store, monkeypatch):
+    """The store may be its own: gone with it, while another one still asks whether it has saved."""
+    first, second = peers_of(store, 0), peers_of(store, 1)
+    order = []
+    thread = threading.Thread(target=lambda: (first.part(), order.append("first")))
+    thread.start()
+    time.sleep(0.2)
+    order.append("second")
+    second.part()
+    thread.join()
+    assert order == ["second", "first"]
+    monkeypatch.setattr(module, "PART_SECONDS", 0.1)
+    peers_of(store, 0, size=3).part()
+
+
 def test_waiting_ends_with_the_process_that_is_waited_for(store):
     first, second = peers_of(store, 0), peers_of(store, 1)
     first.close()  # no more signs of life
@@ -109,6 +124,65 @@ def test_a_failed_sum_is_explained_by_who_is_silent(store):
 def test_a_failed_sum_while_all_live_says_that_one_is_stuck(store):
     first, _ = peers_of(store, 0), peers_of(store, 1)
     assert "all 2 still run" in str(first.explain(RuntimeError("Timed out waiting 600000ms")))
+
+
+def test_an_error_of_another_process_is_passed_on_at_once(store):
+    first, second, third = (peers_of(store, rank, 3) for rank in range(3))
+    third.leave(ValueError("Traceback of a worker:\n  of several lines\nValueError: what it was"))
+    for peers in (first, second):
+        gone = str(peers.explain(RuntimeError("gloo: Connection closed by peer")))
+        assert "rank 2 (" in gone and "has ended (ValueError: ValueError: what it was)" in gone and "rank 1" not in gone
+
+
+def test_a_first_process_that_ended_with_an_error_is_not_waited_for(store, monkeypatch):
+    monkeypatch.setattr(module, "SILENT_BEATS", 10_000)  # only what it said counts
+    first, second = peers_of(store, 0), peers_of(store, 1)
+    first.leave(OSError("no space left"))
+    with pytest.raises(PeerGone, match=r"rank 0 \(.*has ended \(OSError: no space left\)"):
+        second.wait_for("a checkpoint that never comes")
+
+
+class SilentStore:
+    """What a store on a machine that is cut off is like: nothing ever comes back."""
+
+    def __init__(self):
+        self.silent = False
+
+    def clone(self):
+        return self
+
+    def set(self, *_):
+        self._answer()
+
+    def add(self, *_):
+        self._answer()
+        return 1
+
+    def check(self, _):
+        self._answer()
+        return False
+
+    def _answer(self):
+        if self.silent:
+            time.sleep(1000)
+
+
+def test_a_store_that_does_not_answer_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(module, "ANSWER_SECONDS", 0.2)
+    monkeypatch.setenv("MASTER_ADDR", "the-first-machine")
+    store = SilentStore()
+    peers = Peers(World(1, 2, 0), store)
+    store.silent = True
+    started = time.monotonic()
+    peers.leave(ValueError())
+    for ask in (lambda: peers.wait_for("a checkpoint"), lambda: raise_(peers.explain(RuntimeError("gloo timed out")))):
+        with pytest.raises(PeerGone, match="rank 1 .*is the-first-machine down, or the network cut"):
+            ask()
+    assert time.monotonic() - started < 30
+
+
+def raise_(error: Exception) -> None:
+    raise error
 
 
 def test_which_errors_are_of_other_processes():
