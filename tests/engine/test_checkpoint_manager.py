@@ -155,7 +155,7 @@ def test_a_run_on_a_full_disk_goes_on_or_stops(tmp_path, kind, monkeypatch):
         update = trainer.stepper.update
 
         def until_full(*arguments, **keywords):  # from step 5 to step 7: the checkpoint of step 6 has no room
-            # What is written in the background ends first: that of step 3 before the disk is full, that of step 6 after.
+            # What is written in the background ends first: step 3 before the disk is full, step 6 while it is.
             pending = getattr(checkpoints, "_pending", None)
             if pending is not None:
                 pending[0].exception()
