@@ -10,7 +10,6 @@ from __future__ import annotations
 import logging
 import os
 import signal
-import threading
 import time
 import weakref
 from collections import deque
@@ -19,6 +18,7 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from torch.utils.data import DataLoader
+from torch.utils.data._utils.signal_handling import _remove_worker_pids
 
 from diffmae_video.data.folder_watch import DataFolderGone, LoadingFailed
 
@@ -94,13 +94,12 @@ class SteadyBatches:
             return batch
 
     def _start(self) -> Iterator[Any]:
-        # torch would raise an error in this process whenever a worker dies, wherever it is: between the parameters that
-        # are updated and those that are not. Without its handler a death is noticed here, when a batch is late.
-        in_main = threading.current_thread() is threading.main_thread()
-        handler = signal.getsignal(signal.SIGCHLD) if in_main else None
         batches = iter(self._make(self._handed_out))
-        if in_main:
-            signal.signal(signal.SIGCHLD, handler if handler is not None else signal.SIG_DFL)
+        # torch would raise an error in this process whenever a worker dies, wherever it is: between the parameters that
+        # are updated and those that are not. It does not watch these; a death is noticed here, when a batch is late.
+        if batches._worker_pids_set:
+            _remove_worker_pids(id(batches))
+            batches._worker_pids_set = False
         self.workers[:] = batches._workers  # the only place where torch has them
         return batches
 

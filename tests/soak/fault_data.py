@@ -47,7 +47,6 @@ def killed_worker(ground: Ground) -> Iterator[dict]:
             "fault": f"SIGKILL of {len(victims)} loader workers of rank {processes - 1}, {processes} processes",
             "exit code": run.wait(),
             "left behind": len(run.left_behind()),
-            "steps repeated": 0,
             "message": run.lines_with("a loader worker died")[:1],
             "differs": differences(folder, ground.undisturbed(processes)),
         }
@@ -68,7 +67,6 @@ def killed_decoder(ground: Ground) -> Iterator[dict]:
         "fault": f"SIGKILL of {killed} decoding processes beside the workers of rank 1 of 2",
         "exit code": run.wait(),
         "left behind": len(run.left_behind()),
-        "steps repeated": 0,
         "message": [f"unreadable: {run.log[-1]['unreadable']}"],
         "differs": differences(folder, ground.undisturbed()),
     }
@@ -102,7 +100,6 @@ def hanging_video(ground: Ground) -> Iterator[dict]:
         "ended after": time.monotonic() - run.started,
         "exit code": code,
         "left behind": len(run.left_behind()),
-        "steps repeated": 0,
         "message": (folder / "run" / "unreadable.txt").read_text().splitlines()[:1],
         "differs": differences(folder, ground.folder / "broken_video"),
     }
@@ -138,7 +135,6 @@ def vanished_folder(ground: Ground) -> Iterator[dict]:
             "fault": f"data folder away for 8 s ({name})",
             "exit code": run.wait(),
             "left behind": len(run.left_behind()),
-            "steps repeated": 0,
             "message": (run.lines_with("waiting for it")[:1] + run.lines_with("is back after")[:1]),
             "unreadable": run.log[-1]["unreadable"],
             "differs": differences(folder, ground.undisturbed()),

@@ -44,7 +44,7 @@ def full_disk(ground: Ground) -> Iterator[dict]:
             "exit code": code,
             "left behind": len(run.left_behind()),
             "message": message or run.lines_with("error:"),
-            "differs": "" if mode == "stop" else told_otherwise(run, ground),
+            **({"differs": told_otherwise(run, ground)} if mode == "continue" else {}),
         }
 
 
@@ -82,14 +82,14 @@ def same_folder(ground: Ground) -> Iterator[dict]:
     }
     os.kill(first.main_of(0), signal.SIGKILL)
     first.end()
-    reached = first.last_step
+    repeated = first.last_step - newest_step(folder)
     again = Run(folder, ground.data, 2).start()
     code = again.wait()
     yield {
         "fault": "the first one killed, and started again",
         "exit code": code,
         "left behind": len(again.left_behind()),
-        "steps repeated": max(reached - newest_step(folder), 0) if code else 0,
+        "steps repeated": repeated,
         "message": [f"log.jsonl has {len(read_log(folder / 'run'))} lines"],
         "differs": differences(folder, ground.undisturbed()),
     }

@@ -205,7 +205,6 @@ def stopped_rank(ground: Ground, launchers: tuple[str, ...] = ("num_gpus", "torc
             "fault": f"rank {rank} of 2 stopped for 15 s, DISTRIBUTED.TIMEOUT 60",
             "exit code": run.wait(),
             "left behind": len(run.left_behind()),
-            "steps repeated": 0,
             "differs": differences(folder, ground.undisturbed()),
         }
     for launcher in launchers:
