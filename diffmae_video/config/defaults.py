@@ -21,7 +21,7 @@ _C.NUM_GPUS = 1
 
 _C.DISTRIBUTED = Node()
 # Seconds that a process waits for the others' part of a sum before it gives up. A process that has died is noticed
-# within seconds whatever this says.
+# within seconds whatever this says; a machine that is down or cut off, after this.
 _C.DISTRIBUTED.TIMEOUT = 600.0
 # What several processes share: "ddp" (the work; each has the whole model) or "fsdp" (parameters, gradients and what the
 # optimiser keeps for them too, for models that are too large for one GPU); docs/scaling.md tells which, and why.
