@@ -32,6 +32,7 @@ from diffmae_video.config import dump
 from diffmae_video.data import ClipDataset, MixDataset, UnreadableVideo
 from diffmae_video.engine import (
     CheckpointManager,
+    ClassificationEvaluator,
     InpaintingRun,
     KnnRun,
     LrSchedule,
@@ -47,8 +48,9 @@ from diffmae_video.engine import (
 )
 from diffmae_video.engine.denoising import DenoisingEvaluator
 from diffmae_video.engine.lock import lock_folder
+from diffmae_video.engine.tasks import Task
 from diffmae_video.engine.wrapping import WrapPlan, wrap
-from diffmae_video.models import LatentDAE, MaskedAutoencoder, make_mask, tokens_to_pixel_mask
+from diffmae_video.models import LatentDAE, MaskedAutoencoder, VideoClassifier, make_mask, tokens_to_pixel_mask
 
 logger = logging.getLogger(__name__)
 
@@ -119,33 +121,15 @@ def build_trainer(cfg: CfgNode, peers: Peers | None = None) -> Trainer:
     warn_of_short_timeout(cfg, world)
     if world.is_first:
         lock_folder(cfg.OUTPUT_DIR)
-    classifies, device = cfg.TASK != "pretrain", own_device(cfg, world)
-    dataset = labelled_dataset(cfg, "train") if classifies else build_dataset(cfg, "train")
-    if classifies:
-        evaluators = [build_test_evaluator(cfg)]
-        cfg = with_classes(cfg, dataset, evaluators[0].clips.dataset)
-        task, description = build_classify_task(cfg), [describe_labels(dataset)]
-    else:
-        check_labels(cfg, dataset)
-        cfg = with_clip_width(cfg)
-        masks, (teacher, description) = build_mask_mix(cfg), build_teacher(cfg, device)
-        task = PretrainTask(cfg.DIFFUSION.STEPS, masks, teacher)
-        description += [f"masks, drawn for every micro-batch: {masks}"] if masks else []
+    device = own_device(cfg, world)
+    cfg, dataset, task, evaluators, description = _task(cfg, device)
     model = build_model(cfg)
     if not world.is_first:  # which tidies the folder up before the others look at it
         peers.wait_for("the output folder")
     checkpoints = build_checkpoints(cfg, world)
     peers.say("the output folder")
-    # A run that goes on has all its weights: where it once started from may be gone by now.
-    goes_on = cfg.TRAIN.AUTO_RESUME and checkpoints.latest() is not None
-    weights_from, fitted = ("", []) if goes_on else start_weights(cfg, model)
-    model.to(device)
-    if not goes_on:
-        if world.is_first:
-            fitted = [*fitted, *fit_to_clips(cfg, model, dataset)]
-        peers.wait_for("what is fitted to the clips")
-        peers.share(model)
-    if not classifies:
+    weights_from, fitted = _start(cfg, model, device, dataset, checkpoints, peers)
+    if cfg.TASK == "pretrain":
         evaluators = build_evaluators(cfg, model)
     solver, train = cfg.SOLVER, cfg.TRAIN
     total_steps, warmup_clips = training_length(cfg, len(dataset))
@@ -191,6 +175,48 @@ def build_trainer(cfg: CfgNode, peers: Peers | None = None) -> Trainer:
         extra_description=[*fitted, *description, *compute, *plan.describe(world.size)],
         peers=peers,
     )
+
+
+def _task(
+    cfg: CfgNode, device: torch.device
+) -> tuple[CfgNode, ClipDataset | MixDataset, Task, list[ClassificationEvaluator], list[str]]:
+    """(the config with its classes, or CLIP's width; training clips; task; tests; lines for the log)"""
+    if cfg.TASK != "pretrain":
+        dataset, evaluator = labelled_dataset(cfg, "train"), build_test_evaluator(cfg)
+        cfg = with_classes(cfg, dataset, evaluator.clips.dataset)
+        return cfg, dataset, build_classify_task(cfg), [evaluator], [describe_labels(dataset)]
+    dataset = build_dataset(cfg, "train")
+    check_labels(cfg, dataset)
+    cfg = with_clip_width(cfg)
+    masks, (teacher, description) = build_mask_mix(cfg), build_teacher(cfg, device)
+    description += [f"masks, drawn for every micro-batch: {masks}"] if masks else []
+    return cfg, dataset, PretrainTask(cfg.DIFFUSION.STEPS, masks, teacher), [], description
+
+
+def _start(
+    cfg: CfgNode,
+    model: MaskedAutoencoder | LatentDAE | VideoClassifier,
+    device: torch.device,
+    dataset: ClipDataset | MixDataset,
+    checkpoints: CheckpointManager,
+    peers: Peers,
+) -> tuple[str, list[str]]:
+    """Puts the model on its device and, where a run begins, gives it its weights, in every process the same.
+
+    Returns:
+        Where the weights come from, and lines for the log.
+    """
+    # A run that goes on has all its weights: where it once started from may be gone by now.
+    if cfg.TRAIN.AUTO_RESUME and checkpoints.latest() is not None:
+        model.to(device)
+        return "", []
+    weights_from, fitted = start_weights(cfg, model)
+    model.to(device)
+    if peers.world.is_first:
+        fitted = [*fitted, *fit_to_clips(cfg, model, dataset)]
+    peers.wait_for("what is fitted to the clips")
+    peers.share(model)
+    return weights_from, fitted
 
 
 def build_checkpoints(cfg: CfgNode, world: World) -> CheckpointManager:

@@ -1,7 +1,7 @@
 """Values that cannot work, alone or together: found before any data is read or any model is built.
 
 ``validate`` reports all problems at once; each names the keys, their values, and what to change. To add a rule, add it
-to one of the tables, or yield a sentence from the ``_check_*`` function of its section.
+to ``tables.py``, or yield a sentence from the ``_check_*`` function of its section.
 """
 
 from __future__ import annotations
@@ -15,184 +15,16 @@ from fvcore.common.config import CfgNode
 from diffmae_video.config.defaults import get_cfg
 from diffmae_video.config.errors import ConfigError
 from diffmae_video.config.inpaint import check_inpaint
-from diffmae_video.config.latent import LATENT_DAE, TOKENIZERS, check_latent, is_latent_dae
-from diffmae_video.config.masks import MASK_STRATEGIES, check_masks
-from diffmae_video.config.mix import DATA_FORMATS, check_mix, data_formats
+from diffmae_video.config.latent import check_latent, is_latent_dae
+from diffmae_video.config.masks import check_masks
+from diffmae_video.config.mix import check_mix, data_formats
 from diffmae_video.config.objectives import check_objective
-from diffmae_video.config.saving import CHECKPOINT_FORMATS, ON_FULL_DISK, check_saving
+from diffmae_video.config.saving import check_saving
 from diffmae_video.config.scaling import check_scaling
-from diffmae_video.config.sizes import ENCODER_SIZES, resolve_encoder
+from diffmae_video.config.sizes import resolve_encoder
+from diffmae_video.config.tables import CHOICES, CLASSIFIERS_ONLY, LENGTHS, NOT_EMPTY, RANGES
 from diffmae_video.config.tasks import AUTOENCODER_TASKS
 
-# key: its allowed values
-CHOICES: dict[str, tuple[str, ...]] = {
-    "TASK": ("pretrain", "finetune", "linear", "attentive", "knn", "test", "inpaint_eval"),
-    "DATA.FORMAT": DATA_FORMATS,
-    "DATA.SAMPLING": ("dense", "segment"),
-    "DATA.FIT": ("crop", "stretch"),
-    "DATA.DECODER": ("auto", "decord", "torchcodec", "pyav"),
-    "AUGMENT.CROP": ("random_resized", "multi_scale"),
-    "MODEL.INFLATION": ("average", "center"),
-    "MODEL.HEAD.POOL": ("mean", "class_token"),
-    "SOLVER.OPTIMIZER": ("adamw", "sgd", "lars"),
-    "TEST.UNREADABLE": ("leave_out", "wrong"),
-    "INPAINT.SPACING": ("trailing", "karras"),
-    "INPAINT.OVERLAP": ("time", "all", "none"),
-    "MODEL.NAME": ("DiffMAE", "MAE", LATENT_DAE),
-    "MODEL.PREDICTION": ("x0", "eps", "v"),
-    "MODEL.INPUT_SCALING": ("none", "signal", "wiener"),
-    "MODEL.TARGET": ("raw", "normalized", "normalized_per_channel"),
-    "MODEL.TARGET_FRAMES": ("all", "first", "linspace"),
-    "MODEL.ENCODER.SIZE": tuple(ENCODER_SIZES),
-    "MODEL.ENCODER.POSITION": ("separable", "learned", "sincos", "sincos_1d"),
-    "MODEL.DECODER.POSITION": ("separable", "learned", "sincos", "sincos_1d"),
-    "MODEL.DECODER.PREDICT_PATTERN": ("random", "running_cell"),
-    "MODEL.LDAE.TOKENIZER": TOKENIZERS,
-    "MODEL.LDAE.LATENT_SCALE": ("global", "component", "none"),
-    "MODEL.LDAE.INPUT": ("image", "latent"),
-    "MODEL.LDAE.OUTPUT": ("image", "latent"),
-    "MODEL.CLIP.LOSS": ("cosine", "mse"),
-    "MODEL.DECODER.TYPE": ("cross_self", "cross", "joint"),
-    "MASK.STRATEGY": MASK_STRATEGIES,
-    "DIFFUSION.SCHEDULE": ("linear", "cosine", "quadratic", "linear_gamma", "linear_sigma"),
-    "TRAIN.PRECISION": ("bf16", "fp32"),
-    "TRAIN.ACTIVATION_CHECKPOINTING": ("none", "full", "selective"),
-    "TRAIN.COMPILE": ("none", "blocks"),
-    "TRAIN.CHECKPOINT_FORMAT": CHECKPOINT_FORMATS,
-    "TRAIN.ON_FULL_DISK": ON_FULL_DISK,
-    "DISTRIBUTED.PARALLEL": ("ddp", "fsdp"),
-    "DISTRIBUTED.FSDP_PRECISION": ("bf16", "fp32"),
-    "TRAIN.WANDB": ("", "offline", "online"),
-}
-
-# key: how many elements its list has
-LENGTHS = {
-    "DATA.CROP_SCALE": 2,
-    "DATA.CROP_ASPECT": 2,
-    "DATA.MEAN": 3,
-    "DATA.STD": 3,
-    "MODEL.PATCH_SIZE": 3,
-    "DIFFUSION.TRAIN_RANGE": 2,
-    "SOLVER.BETAS": 2,
-}
-
-# key: the range of its value, or of every element of its list; "(" and ")" leave the bound out, as in mathematics
-RANGES = {
-    "SEED": "[0, 9223372036854775807]",
-    "NUM_GPUS": "[1, inf)",
-    "DISTRIBUTED.TIMEOUT": "(0, inf)",
-    "DATA.FOLD": "[1, 3]",
-    "DATA.LABELS_PER_CLASS": "[0, inf)",
-    "DATA.NUM_FRAMES": "[1, inf)",
-    "DATA.SAMPLING_RATE": "[1, inf)",
-    "DATA.CROP_SIZE": "[1, inf)",
-    "DATA.CROP_SCALE": "(0, 1]",
-    "DATA.CROP_ASPECT": "(0, inf)",
-    "DATA.REPEATED_SAMPLING": "[1, inf)",
-    "DATA.DECODE_SHORT_SIDE": "[0, inf)",
-    "DATA.DECODE_TIMEOUT": "[0, inf)",
-    "DATA.ROOT_TIMEOUT": "[0, inf)",
-    "DATA.MEAN": "[0, 1]",
-    "DATA.STD": "(0, inf)",
-    "DATA.SHARD_SHUFFLE_WINDOW": "[1, inf)",
-    "DATA.MAX_UNREADABLE_FRACTION": "[0, 1]",
-    "DATA.MIX.WEIGHTS": "(0, inf)",
-    "DATA.MIX.NUM_FRAMES": "[0, inf)",
-    "DATA.MIX.SAMPLING_RATES": "[0, inf)",
-    "AUGMENT.COLOR_JITTER": "[0, inf)",
-    "AUGMENT.GRAYSCALE": "[0, 1]",
-    "AUGMENT.ERASING": "[0, 1]",
-    "AUGMENT.MIXUP": "[0, inf)",
-    "AUGMENT.CUTMIX": "[0, inf)",
-    "AUGMENT.MIX_PROBABILITY": "[0, 1]",
-    "AUGMENT.MIX_SWITCH_PROBABILITY": "[0, 1]",
-    "AUGMENT.LABEL_SMOOTHING": "[0, 1)",
-    "DATA_LOADER.NUM_WORKERS": "[0, inf)",
-    "DATA_LOADER.PREFETCH_FACTOR": "[1, inf)",
-    "MODEL.PATCH_SIZE": "[1, inf)",
-    "MODEL.POSITION_TEMPERATURE": "(1, inf)",
-    "MODEL.ENCODER.WIDTH": "[0, inf)",
-    "MODEL.ENCODER.DEPTH": "[0, inf)",
-    "MODEL.ENCODER.HEADS": "[0, inf)",
-    "MODEL.ENCODER.MLP_RATIO": "(0, inf)",
-    "MODEL.ENCODER.DROP_PATH": "[0, 1)",
-    "MODEL.NUM_CLASSES": "[0, inf)",
-    "MODEL.HEAD.DROPOUT": "[0, 1)",
-    "MODEL.HEAD.INIT_STD": "(0, inf)",
-    "MODEL.HEAD.PROBE_HEADS": "[0, inf)",
-    "MODEL.HEAD.PROBE_DEPTH": "[1, inf)",
-    "MODEL.DECODER.WIDTH": "[1, inf)",
-    "MODEL.DECODER.DEPTH": "[1, inf)",
-    "MODEL.DECODER.HEADS": "[1, inf)",
-    "MODEL.DECODER.MLP_RATIO": "(0, inf)",
-    "MODEL.DECODER.PREDICT_RATIO": "(0, 1]",
-    "MODEL.LDAE.LATENT_DIM": "[1, inf)",
-    "MODEL.LDAE.RESIDUAL_WEIGHT": "[0, 1]",
-    "MODEL.LDAE.PROBE_TIMESTEP": "[0, inf)",
-    "MODEL.LDAE.FIT_CLIPS": "[1, inf)",
-    "MODEL.LDAE.FIT_STEPS": "[1, inf)",
-    "MODEL.LDAE.KL_WEIGHT": "(0, inf)",
-    "MODEL.LDAE.CLASS_DROPOUT": "[0, 1)",
-    "MODEL.CLIP.WIDTH": "[0, inf)",
-    "MODEL.CLIP.LAYER": "[-inf, -1]",
-    "MODEL.CLIP.LOSS_WEIGHT": "(0, inf)",
-    "MODEL.CLIP.PIXEL_WEIGHT": "[0, inf)",
-    "MASK.RATIO": "(0, 1)",
-    "MASK.MIX.WEIGHTS": "(0, inf)",
-    "MASK.MIX.RATIOS_LOW": "(0, 1)",
-    "MASK.MIX.RATIOS_HIGH": "(0, 1)",
-    "DIFFUSION.STEPS": "[1, inf)",
-    "DIFFUSION.RHO": "(0, inf)",
-    "DIFFUSION.TRAIN_RANGE": "[0, 1]",
-    "SOLVER.BATCH_SIZE": "[1, inf)",
-    "SOLVER.ACCUMULATION_STEPS": "[1, inf)",
-    "SOLVER.EPOCHS": "(0, inf)",
-    "SOLVER.MAX_STEPS": "[0, inf)",
-    "SOLVER.WARMUP_EPOCHS": "[0, inf)",
-    "SOLVER.BASE_LR": "(0, inf)",
-    "SOLVER.BASE_BATCH_SIZE": "[1, inf)",
-    "SOLVER.MIN_LR": "[0, inf)",
-    "SOLVER.BETAS": "[0, 1)",
-    "SOLVER.MOMENTUM": "[0, 1)",
-    "SOLVER.LAYER_DECAY": "(0, 1]",
-    "SOLVER.WEIGHT_DECAY": "[0, inf)",
-    "SOLVER.CLIP_GRAD_NORM": "[0, inf)",
-    "TRAIN.ACTIVATION_CHECKPOINT_EVERY": "[2, inf)",
-    "TRAIN.EMA_DECAY": "[0, 1)",
-    "TRAIN.EVAL_PERIOD": "[0, inf)",
-    "TRAIN.LOG_PERIOD": "[1, inf)",
-    "TRAIN.CHECKPOINT_PERIOD": "[1, inf)",
-    "TRAIN.KEEP_PERIOD": "[0, inf)",
-    "TRAIN.KEEP_LAST": "[1, inf)",
-    "TRAIN.VISUALIZE_PERIOD": "[0, inf)",
-    "TRAIN.VISUALIZE_STEPS": "[1, inf)",
-    "TRAIN.PEAK_TFLOPS": "[0, inf)",
-    "TEST.NUM_ENSEMBLE_VIEWS": "[1, inf)",
-    "TEST.NUM_SPATIAL_CROPS": "[1, inf)",
-    "TEST.BATCH_SIZE": "[1, inf)",
-    "INPAINT.RATIO": "[0, 1)",
-    "INPAINT.STEPS": "[1, inf)",
-    "INPAINT.ETA": "[0, 1]",
-    "INPAINT.THRESHOLD": "[0, 1]",
-    "INPAINT.SAMPLES": "[1, inf)",
-    "INPAINT.MAX_CLIPS": "[0, inf)",
-    "KNN.K": "[1, inf)",
-    "KNN.TEMPERATURE": "(0, inf)",
-}
-
-NOT_EMPTY = ("OUTPUT_DIR", "DATA.PAGE", "TEST.SPLIT", "TRAIN.WANDB_PROJECT")
-# What pre-training would silently ignore
-CLASSIFIERS_ONLY = (
-    "AUGMENT.RAND_AUGMENT",
-    "AUGMENT.ERASING",
-    "AUGMENT.MIXUP",
-    "AUGMENT.CUTMIX",
-    "AUGMENT.LABEL_SMOOTHING",
-    "MODEL.NUM_CLASSES",
-    "MODEL.HEAD.DROPOUT",
-    "SOLVER.LAYER_DECAY",
-    "TRAIN.EVAL_PERIOD",
-)
 # Formats of datasets in which a mirrored video is another class; the data room has the same list.
 ORIENTED_FORMATS = {"ssv2"}
 DEVICE = re.compile(r"auto|cpu|cuda(:\d+)?")

@@ -203,11 +203,11 @@ atexit.register(_close_all)
 os.register_at_fork(after_in_child=_abandon_all)
 
 
-def end_with_parent() -> None:
-    """This process is killed when the thread that has started it ends, however that happens; Linux only."""
+def end_with_parent(number: int = signal.SIGKILL) -> None:
+    """This process gets a signal when the thread that has started it ends, however that happens; Linux only."""
     if sys.platform == "linux":
         parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGKILL)
+        ctypes.CDLL(None).prctl(parent_death_signal, number)
 
 
 def _nothing() -> None:

@@ -36,8 +36,8 @@ from typing import Any
 import torch
 
 from diffmae_video.engine.disk import write_atomically
-from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
-from diffmae_video.engine.manifest import MANIFEST, one_line
+from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint, one_line
+from diffmae_video.engine.manifest import MANIFEST
 from diffmae_video.engine.weights_file import COUNTS, MODEL_FILE, SUFFIX, load_weights
 from diffmae_video.zip_files import compressed_entry
 

@@ -53,3 +53,8 @@ class TrainingInterrupted(Exception):
     def __init__(self, message: str, exit_code: int):
         super().__init__(message)
         self.exit_code = exit_code
+
+
+def one_line(error: BaseException) -> str:
+    """The text of an error for a message of our own: without line breaks, at most 500 characters."""
+    return " ".join(str(error).split())[:500]

@@ -9,7 +9,6 @@ process: it outlasts every one of them.
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import logging
 import os
 import signal
@@ -18,8 +17,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 from torch.distributed import TCPStore
+
+from diffmae_video.data.watchdog import end_with_parent
 
 logger = logging.getLogger(__name__)
 
@@ -82,14 +84,9 @@ def _start(command: Sequence[str], rank: int, size: int, port: int) -> subproces
     # One thread per process unless asked otherwise, as torchrun does: the default is all cores for each of them.
     environment.setdefault("OMP_NUM_THREADS", str(max((os.cpu_count() or 1) // size, 1)))
     # Sessions of their own: Ctrl-C on the terminal reaches this process alone, which hands it on, once.
-    return subprocess.Popen(command, env=environment, start_new_session=True, preexec_fn=_end_with_parent)
-
-
-def _end_with_parent() -> None:
-    """Of a child, before it runs: killed when the launcher is, so that none is left behind."""
-    if sys.platform == "linux":
-        parent_death_signal = 1  # PR_SET_PDEATHSIG
-        ctypes.CDLL(None).prctl(parent_death_signal, signal.SIGTERM)
+    return subprocess.Popen(
+        command, env=environment, start_new_session=True, preexec_fn=partial(end_with_parent, signal.SIGTERM)
+    )
 
 
 @contextlib.contextmanager

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from diffmae_video.engine.disk import sync_folder, write_text
-from diffmae_video.engine.errors import DamagedCheckpoint
+from diffmae_video.engine.errors import DamagedCheckpoint, one_line
 
 MANIFEST, VALUES = "manifest.json", "values.pt"
 PART = re.compile(r"__\d+_\d+\.distcp|values\.pt")
@@ -121,7 +121,3 @@ def size_and_sum(path: Path) -> list[Any]:
             size += len(block)
             found.update(block)
     return [size, found.hexdigest()]
-
-
-def one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:500]

@@ -41,13 +41,12 @@ from torch.distributed.checkpoint.storage import WriteResult
 from torch.futures import Future
 
 from diffmae_video.engine.disk import NO_SPACE, HashedFile, sync_folder
-from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint
+from diffmae_video.engine.errors import CheckpointError, DamagedCheckpoint, one_line
 from diffmae_video.engine.manifest import (
     SHOWN,
     VALUES,
     check_parts,
     dtype_of,
-    one_line,
     read_manifest,
     size_and_sum,
     write_manifest,

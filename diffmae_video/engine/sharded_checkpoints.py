@@ -15,7 +15,7 @@ from torch.distributed.checkpoint.staging import DefaultStager, StagingOptions
 
 from diffmae_video.engine.checkpoint import tensor_bytes
 from diffmae_video.engine.checkpoint_manager import ALONE, CheckpointManager, remove_checkpoint
-from diffmae_video.engine.manifest import one_line
+from diffmae_video.engine.errors import one_line
 from diffmae_video.engine.sharded import Snapshot, save_sharded
 from diffmae_video.engine.world import World
 

@@ -6,16 +6,25 @@ every process: these functions then give back what they got, or compute what the
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 
 import torch
 from torch import distributed
-from torch.distributed.tensor import DTensor, distribute_tensor
+
+
+def is_part(tensor: torch.Tensor) -> bool:
+    """Whether processes hold parts of ``tensor``: it is a DTensor.
+
+    Asked without importing them, which takes half a second: where nobody has, there is none.
+    """
+    module = sys.modules.get("torch.distributed.tensor")
+    return module is not None and isinstance(tensor, module.DTensor)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
     """This process's part of ``tensor``, in the same memory; may have no elements."""
-    return tensor.to_local() if isinstance(tensor, DTensor) else tensor
+    return tensor.to_local() if is_part(tensor) else tensor
 
 
 def whole(tensor: torch.Tensor) -> torch.Tensor:
@@ -23,7 +32,7 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
     All processes call this for the same tensor; those that are not the first one get an empty tensor.
     """
-    if not isinstance(tensor, DTensor):
+    if not is_part(tensor):
         return tensor
     tensor = tensor.detach()
     # A part that lies in the host's memory (CPU offload) travels between GPUs all the same.
@@ -33,8 +42,10 @@ def whole(tensor: torch.Tensor) -> torch.Tensor:
 
 def part_of(full: torch.Tensor, like: torch.Tensor) -> torch.Tensor:
     """``full``, which every process has, sharded as ``like`` is; nothing is sent."""
-    if not isinstance(like, DTensor):
+    if not is_part(like):
         return full
+    from torch.distributed.tensor import distribute_tensor
+
     return distribute_tensor(full, like.device_mesh, like.placements, src_data_rank=None)
 
 
@@ -54,7 +65,7 @@ def total_norm(tensors: Sequence[torch.Tensor]) -> torch.Tensor:
 
 def _over_processes(norm: torch.Tensor, like: Sequence[torch.Tensor]) -> torch.Tensor:
     """Norms of this process's parts of tensors, which are all sharded or all whole -> norms of the tensors."""
-    if not like or not isinstance(like[0], DTensor):
+    if not like or not is_part(like[0]):
         return norm
     mesh = like[0].device_mesh
     squares = norm.to(mesh.device_type).square()

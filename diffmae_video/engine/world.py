@@ -21,7 +21,7 @@ from typing import Any
 import torch
 from torch import distributed, nn
 
-from diffmae_video.engine.errors import PeerGone, RunError, TrainingInterrupted
+from diffmae_video.engine.errors import PeerGone, RunError, TrainingInterrupted, one_line
 from diffmae_video.engine.meeting import own_place
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
@@ -101,7 +101,7 @@ def joined(world: World, device: torch.device, timeout: float) -> Iterator[Peers
     except (RuntimeError, ValueError) as error:
         raise RunError(
             f"rank {world.rank} of {world.size} could not join the others at {where} within {timeout:g} s: "
-            f"{_one_line(error)}. Expected all {world.size} processes to run, and that address to be reachable from "
+            f"{one_line(error)}. Expected all {world.size} processes to run, and that address to be reachable from "
             "every machine"
         ) from error
     peers = Peers(world, distributed.distributed_c10d._get_default_store())
@@ -222,12 +222,12 @@ class Peers:
         except (RuntimeError, ValueError):  # the store went with the process that had it, or cannot be reached
             return PeerGone(
                 f"rank {self.world.rank} ({_this_process()}): the connection to the other processes is lost, that to "
-                f"the store too, which the launcher or rank 0 has ({_one_line(error)}). Was it killed, is "
+                f"the store too, which the launcher or rank 0 has ({one_line(error)}). Was it killed, is "
                 f"{os.environ.get('MASTER_ADDR', 'its machine')} down, or the network cut? {ADVICE}"
             )
         return PeerGone(
             f"rank {self.world.rank}: a sum over processes failed although all {self.world.size} still run "
-            f"({_one_line(error)}): one of them may be stuck, or has stopped with an error of its own above. {ADVICE}"
+            f"({one_line(error)}): one of them may be stuck, or has stopped with an error of its own above. {ADVICE}"
         )
 
     def part(self) -> None:
@@ -338,7 +338,3 @@ def is_connection_error(error: BaseException) -> bool:
     text = str(error).lower()
     signs = ("gloo", "nccl", "connection closed", "connection reset", "broken pipe", "timed out waiting", "tcpstore")
     return any(sign in text for sign in signs)
-
-
-def _one_line(error: BaseException) -> str:
-    return shorten(" ".join(str(error).split()), 300)

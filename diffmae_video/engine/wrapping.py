@@ -22,12 +22,11 @@ from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
-from torch.distributed.device_mesh import init_device_mesh
-from torch.distributed.fsdp import CPUOffloadPolicy, FSDPModule, MixedPrecisionPolicy, OffloadPolicy, fully_shard
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
 
 from diffmae_video.engine.errors import RunError
+from diffmae_video.engine.sharding import is_part
 from diffmae_video.engine.world import World
 from diffmae_video.models.blocks import Block, CrossBlock
 
@@ -193,6 +192,10 @@ def _recomputed(forward: Any, *inputs: Any) -> torch.Tensor:
 
 def _shard(model: nn.Module, blocks: list[nn.Module], plan: WrapPlan, device: torch.device, world: World) -> None:
     """FSDP2: every block is a group whose parameters are whole only while it computes; the rest is one more group."""
+    # Imported here: it takes half a second, and most runs are not sharded.
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, OffloadPolicy, fully_shard
+
     # It warns of outputs that are views, as those of linear layers are: none of them is changed in place here.
     warnings.filterwarnings("ignore", message="FSDP2-wrapped module .* returned a view tensor")
     mesh = init_device_mesh(device.type, (world.size,))
@@ -223,7 +226,7 @@ def _norm_in_float(norm: nn.LayerNorm, x: torch.Tensor) -> torch.Tensor:
 
 def is_sharded(model: nn.Module) -> bool:
     """Whether every process holds a part of the parameters only."""
-    return isinstance(unwrap(model), FSDPModule)
+    return any(is_part(parameter) for parameter in unwrap(model).parameters())
 
 
 def whole_copy(model: nn.Module) -> nn.Module:
