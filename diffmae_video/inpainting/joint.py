@@ -12,7 +12,7 @@ from diffmae_video.diffusion.sampling import predicted_x0
 from diffmae_video.inpainting.windows import Window
 from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder
 from diffmae_video.models.masks import pixel_mask_to_tokens
-from diffmae_video.models.patches import gather_tokens, patchify, scatter_tokens, unpatchify
+from diffmae_video.models.patches import gather_patches, scatter_tokens, unpatchify
 
 WINDOWS_AT_A_TIME = 16  # that the network sees in one batch
 
@@ -84,7 +84,7 @@ class JointWindows:
         model, abar = self.model, self.model.schedule.abar[int(t[0])].item()
 
         def x0_of(batch: _Batch) -> torch.Tensor:
-            x = gather_tokens(patchify(_cut(x_t, batch.places), model.patch_size), batch.context.hidden)
+            x = gather_patches(_cut(x_t, batch.places), batch.context.hidden, model.patch_size)
             output = model.denoise(batch.context, x, t[:1].expand(len(x)))
             return predicted_x0(output.float(), x, abar, model.prediction, self.clamp)
 

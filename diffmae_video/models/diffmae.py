@@ -6,6 +6,8 @@ loss = || x_0 - decoder(x_t, t, encoder(visible)) ||^2         on the hidden pat
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -16,7 +18,7 @@ from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.encoder import SpaceTimeViT
 from diffmae_video.models.masked_autoencoder import Context, MaskedAutoencoder, Output
 from diffmae_video.models.noisy_input import VARIANCE, WienerEstimate
-from diffmae_video.models.patches import gather_tokens, patchify
+from diffmae_video.models.patches import gather_patches
 
 PREDICTIONS = ("x0", "eps", "v")
 INPUT_SCALINGS = ("none", "signal", "wiener")
@@ -103,7 +105,7 @@ class DiffMAE(MaskedAutoencoder):
         mask = self.make_mask(batch, generator, clip.shape[2]) if mask is None else mask
         t = draw_timesteps(self.schedule.steps, self.train_range, batch, generator, clip.device) if t is None else t
 
-        context = self.prepare(clip, mask, self.training_places(mask, generator))
+        context = self.prepare(clip, mask, partial(self.training_places, generator=generator))
         x0 = self.target_patches(clip, context.hidden)  # (B, M, P)
         eps = self.noise_patches(noise, x0, context.hidden, generator)
         x_t = self.schedule.add_noise(x0, eps, t)
@@ -130,7 +132,7 @@ class DiffMAE(MaskedAutoencoder):
             return randn(x0.shape, generator, x0.device)
         if noise.dim() == 5:
             self.check_clip(noise)
-            noise = gather_tokens(patchify(noise, self.patch_size), hidden)
+            noise = gather_patches(noise, hidden, self.patch_size)
         if noise.shape != x0.shape:
             raise ValueError(
                 f"expected noise (B, M, P) = {tuple(x0.shape)} or (B, C, T, H, W) with {self.clip_shape}, "

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import nn
 
@@ -34,7 +36,7 @@ class MAE(MaskedAutoencoder):
         """Predicts the hidden patches and compares; arguments as of ``DiffMAE.forward``."""
         self.check_clip(clip)
         mask = self.make_mask(clip.shape[0], generator, clip.shape[2]) if mask is None else mask
-        context = self.prepare(clip, mask, self.training_places(mask, generator))
+        context = self.prepare(clip, mask, partial(self.training_places, generator=generator))
         target = self.target_patches(clip, context.hidden)
         return self.output(context, self.decode(context), target, mask, None, features)
 

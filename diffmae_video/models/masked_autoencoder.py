@@ -5,7 +5,7 @@ The two differ in one thing, what stands in the place of a hidden patch: its noi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
@@ -19,7 +19,7 @@ from diffmae_video.models.decoders import Decoder
 from diffmae_video.models.dual_mask import decoded_places
 from diffmae_video.models.encoder import SpaceTimeViT
 from diffmae_video.models.masks import MaskChoice, make_mask, mask_indices
-from diffmae_video.models.patches import gather_tokens, patchify
+from diffmae_video.models.patches import gather_patches, gather_tokens
 from diffmae_video.models.pixels import PixelNormalization
 from diffmae_video.models.targets import (
     TARGETS,
@@ -132,31 +132,35 @@ class MaskedAutoencoder(PixelNormalization):
         strategy, ratio = choice or (self.mask_strategy, self.mask_ratio)
         return make_mask(strategy, (slots, *self.grid[1:]), ratio, batch, generator, device)
 
-    def prepare(self, clip: torch.Tensor, mask: torch.Tensor, decoded: torch.Tensor | None = None) -> Context:
+    def prepare(
+        self,
+        clip: torch.Tensor,
+        mask: torch.Tensor,
+        choose: Callable[[torch.Tensor], torch.Tensor] | None = None,
+    ) -> Context:
         """Encodes the visible patches of a normalised clip; hidden ones, mask (B, N) True, are never read.
 
-        The clip may have fewer frames than ``clip_shape``: N is then the number of its own tokens. ``decoded``: (B, K)
-        places of the hidden tokens that will be decoded; None = all of them.
+        The clip may have fewer frames than ``clip_shape``: N is then the number of its own tokens. ``choose``: places
+        (B, M) of the hidden tokens -> (B, K) of those that will be decoded; None = all of them.
         """
         self.check_clip(clip)
         visible, hidden = mask_indices(mask)
-        hidden = hidden if decoded is None else decoded
-        patches = gather_tokens(patchify(clip, self.patch_size), visible)
+        hidden = hidden if choose is None else choose(hidden)
+        patches = gather_patches(clip, visible, self.patch_size)
         features = self.encoder.features(patches, visible, last=self.decoder.feature_layers)
         return Context(self.decoder.prepare(features, visible), hidden, self.decoder.positions(hidden))
 
-    def training_places(self, mask: torch.Tensor, generator: Generators) -> torch.Tensor | None:
-        """(B, K) places of the tokens that a training step decodes; None = of all hidden ones."""
+    def training_places(self, hidden: torch.Tensor, generator: Generators) -> torch.Tensor:
+        """Places (B, M) of the hidden tokens -> (B, K) of those that a training step decodes."""
         if self.predict_ratio == 1:
-            return None
-        hidden = mask_indices(mask)[1]
+            return hidden
         return decoded_places(hidden, self.grid, self.predict_ratio, self.predict_pattern, generator)
 
     def target_patches(self, clip: torch.Tensor, hidden: torch.Tensor) -> torch.Tensor:
         """What is to be reconstructed at ``hidden`` (B, M): (B, M, P), or (B, M, P / pt) of single frames."""
         if self.target == "normalized_per_channel":
             clip = self.denormalize(clip)
-        patches = gather_tokens(patchify(clip, self.patch_size), hidden)
+        patches = gather_patches(clip, hidden, self.patch_size)
         if self.target_frames != "all":
             pt, (_, h, w) = self.patch_size[0], self.grid
             frame = frame_in_patch(clip.shape[2] // pt, pt, self.target_frames, clip.device)

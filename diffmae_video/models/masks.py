@@ -193,10 +193,10 @@ def mask_indices(mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """
     if mask.dtype != torch.bool or mask.dim() != 2:
         raise ValueError(f"a token mask is bool (B, N), got {mask.dtype} {tuple(mask.shape)}")
-    counts = mask.sum(dim=1)
-    hidden = int(counts[0])
-    if not bool((counts == hidden).all()):
-        raise ValueError(f"every clip of a batch must hide the same number of tokens, got {counts.tolist()}")
+    counts = mask.sum(dim=1).tolist()  # read from the device once: that waits for all it has been given to do
+    hidden = counts[0]
+    if any(count != hidden for count in counts):
+        raise ValueError(f"every clip of a batch must hide the same number of tokens, got {counts}")
     if hidden in (0, mask.shape[1]):
         raise ValueError(f"a mask must leave visible and hidden tokens, this one hides {hidden} of {mask.shape[1]}")
     order = mask.to(torch.uint8).argsort(dim=1, stable=True)  # visible tokens first, each group in token order

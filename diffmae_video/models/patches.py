@@ -46,6 +46,19 @@ def gather_tokens(tokens: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
     return tokens.gather(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]))
 
 
+def gather_patches(clip: torch.Tensor, index: torch.Tensor, patch_size: tuple[int, int, int]) -> torch.Tensor:
+    """Patches of ``clip`` (B, C, T, H, W) at ``index`` (B, K) int64 -> (B, K, P), as :func:`patchify` orders them.
+
+    Reads and writes those pixels only: the other patches are never put into order.
+    """
+    batch, channels = clip.shape[:2]
+    t, h, w = token_grid(tuple(clip.shape[1:]), patch_size)
+    pt, ph, pw = patch_size
+    patches = clip.reshape(batch, channels, t, pt, h, ph, w, pw).permute(0, 2, 4, 6, 3, 5, 7, 1)
+    clips = torch.arange(batch, device=index.device)[:, None]
+    return patches[clips, index // (h * w), index // w % h, index % w].flatten(2)
+
+
 def scatter_tokens(tokens: torch.Tensor, index: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
     """A copy of ``tokens`` (B, N, D) whose rows at ``index`` (B, K) are ``values`` (B, K, D)."""
     return tokens.scatter(1, index.unsqueeze(-1).expand(-1, -1, tokens.shape[-1]), values.to(tokens.dtype))

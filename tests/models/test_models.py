@@ -6,7 +6,7 @@ import torch
 from diffmae_video.config.sizes import ENCODER_SIZES
 from diffmae_video.diffusion import NoiseSchedule
 from diffmae_video.models import DECODERS, MAE, DiffMAE, MaskChoice, SpaceTimeViT, make_mask
-from diffmae_video.models.patches import patchify, token_grid, unpatchify
+from diffmae_video.models.patches import gather_patches, gather_tokens, patchify, token_grid, unpatchify
 from diffmae_video.models.positions import POSITIONS, PositionEmbedding
 from diffmae_video.models.targets import normalize_patches
 
@@ -47,6 +47,23 @@ def test_patchify_orders_tokens_t_major_and_values_frame_row_column_channel():
     token = patches[0, 1 * 6 + 1 * 3 + 2].reshape(2, 8, 8, 3)  # slot 1, row 1, column 2
     assert torch.equal(token, clip[0, :, 2:4, 8:16, 16:24].permute(1, 2, 3, 0))
     assert torch.equal(unpatchify(patches, (2, 2, 3), PATCH), clip)
+
+
+def test_gathered_patches_are_those_of_patchify():
+    clip = torch.randn(3, 3, 4, 16, 24, generator=torch.Generator().manual_seed(0))
+    places = torch.tensor([[0, 11, 5], [7, 7, 1], [10, 3, 2]])
+    found = gather_patches(clip, places, PATCH)
+    assert found.is_contiguous()
+    assert torch.equal(found, gather_tokens(patchify(clip, PATCH), places))
+
+
+def test_normalized_patches_are_those_of_the_formula():
+    generator = torch.Generator().manual_seed(0)
+    flat = torch.full((1, 1, 48), 0.5, dtype=torch.float64)
+    for patches in (torch.rand(2, 5, 48, generator=generator).double() * 3 + 1, flat):
+        variance, mean = torch.var_mean(patches, dim=-1, keepdim=True)
+        expected = (patches - mean) / (variance + 1e-6).sqrt()
+        torch.testing.assert_close(normalize_patches(patches), expected, atol=1e-12, rtol=1e-12)
 
 
 def test_normalized_patches_have_mean_0_and_variance_1():
