@@ -24,8 +24,9 @@ class PixelNormalization(nn.Module):
         """
         if clip.shape[2] == 1:
             clip = clip.expand(-1, -1, self.patch_size[0], -1, -1)
-        pixels = clip.float() / 255 if clip.dtype == torch.uint8 else clip
-        return (pixels - self.pixel_mean) / self.pixel_std
+        # In place from the first copy on: a third of the memory traffic.
+        pixels = clip.float().div_(255).sub_(self.pixel_mean) if clip.dtype == torch.uint8 else clip - self.pixel_mean
+        return pixels.div_(self.pixel_std)
 
     def denormalize(self, clip: torch.Tensor) -> torch.Tensor:
         """The inverse of :meth:`normalize`: float pixels, in [0, 1] where the clip was a picture."""
