@@ -1,92 +1,93 @@
-"""Measures the speed of this project beside that of others.
+"""Measures the speed of this project beside that of others, and what things cost.
 
-    python tools/benchmark.py loader [--rounds 40] [--cache runs/benchmark_videos] [--output runs/benchmark_loader.json]
+    python tools/benchmark.py step --ways "joint 384"
+    python tools/benchmark.py loader --rounds 40
 
-``loader``: clips per second and core from H.264 files to training clips (16 frames x stride 4, 224 x 224), against the
-ways of VideoMAE and MAE-ST, on files that it renders itself. docs/performance.md explains the figures.
-
-``sampler``: seconds per inpainted clip, against doing at every step what can be done once; --cfg is a recipe
-of pre-training, whose network gets random weights. docs/performance.md has the figures.
-
-``images``: images per second and core from tar shards, plain files and webdataset; datasets/shards.md has the figures.
-
-``monitor``: what watching a run costs, as a share of its steps; docs/monitoring.md has the figures.
+Every benchmark prints a table and writes a report, with the machine, versions, configuration, and ratios within rounds
+in which all that is compared takes turns. docs/performance.md has the figures of all but two and explains them; those
+of ``images`` are in datasets/shards.md, those of ``monitor`` in docs/monitoring.md.
 """
 
 from __future__ import annotations
 
+import os
+
+os.environ.setdefault("KINETO_LOG_LEVEL", "99")  # of torch's profiler, which reports its start and end otherwise
+
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from benchmark_options import add_images, add_loader, add_monitor, add_sampler, add_startup, add_step, check
+from scaling_options import add_memory, add_scaling, check_memory, check_scaling
+
+# Name -> what it measures, its options, their check
+BENCHMARKS = {
+    "step": ("a pre-training step, against VideoMAE of transformers", add_step, check),
+    "loader": ("from video files to training clips, against the ways of VideoMAE and MAE-ST", add_loader, check),
+    "images": ("reading images from tar shards and from plain files", add_images, check),
+    "sampler": ("inpainting, against doing at every step what can be done once", add_sampler, check),
+    "scaling": ("cost against frames, resolution, hidden share, size; several processes", add_scaling, check_scaling),
+    "memory": ("memory of a step against its batch, with activation checkpointing", add_memory, check_memory),
+    "startup": ("from a command to its first step", add_startup, check),
+    "monitor": ("what watching a run costs, as a share of its steps", add_monitor, check),
+}
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     commands = parser.add_subparsers(dest="benchmark", required=True)
-    loader = commands.add_parser("loader", help="reading clips for training")
-    loader.add_argument("--rounds", type=int, default=40, help="how often everything is measured (default 40)")
-    loader.add_argument("--cache", type=Path, default=Path("runs/benchmark_videos"), help="folder for the videos")
-    loader.add_argument("--output", type=Path, default=Path("runs/benchmark_loader.json"), help="the report")
-    loader.add_argument("--frames", type=int, default=300, help="length of the videos at 30 per second (default 300)")
-    loader.add_argument("--seed", type=int, default=0, help="of the clips that are drawn (default 0)")
-    images = commands.add_parser("images", help="reading images from tar shards and from plain files")
-    images.add_argument("--rounds", type=int, default=10, help="how often everything is measured (default 10)")
-    images.add_argument("--cache", type=Path, default=Path("runs/benchmark_images"), help="folder for the images")
-    images.add_argument("--output", type=Path, default=Path("runs/benchmark_images.json"), help="the report")
-    images.add_argument("--images", type=int, default=1000, help="images of every size (default 1000)")
-    images.add_argument("--seed", type=int, default=0, help="of the crops (default 0)")
-    sampler = commands.add_parser("sampler", help="inpainting by a DiffMAE")
-    sampler.add_argument("--cfg", type=Path, default=Path("configs/K400/ViT_B.yaml"), help="default: K400/ViT_B")
-    sampler.add_argument("--rounds", type=int, default=5, help="how often everything is measured (default 5)")
-    sampler.add_argument("--batch", type=int, default=1, help="clips at a time (default 1)")
-    sampler.add_argument("--steps", type=int, default=20, help="sampling steps (default 20)")
-    sampler.add_argument("--precisions", nargs="+", choices=("fp32", "bf16"), default=["fp32", "bf16"])
-    sampler.add_argument("--sampler", choices=("ddim", "ddpm", "dpmpp_2m"), default="ddim")
-    sampler.add_argument("--output", type=Path, default=Path("runs/benchmark_sampler.json"), help="the report")
-    sampler.add_argument("--seed", type=int, default=0, help="of clips, masks and noise (default 0)")
-    sampler.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
-    monitor = commands.add_parser("monitor", help="watching a training run")
-    monitor.add_argument("--cfg", type=Path, default=Path("configs/demo/pretrain.yaml"), help="default: demo/pretrain")
-    monitor.add_argument("--rounds", type=int, default=100, help="how often everything is measured (default 100)")
-    monitor.add_argument("--batch", type=int, default=16, help="clips per step (default 16)")
-    monitor.add_argument("--output", type=Path, default=Path("runs/benchmark_monitor.json"), help="the report")
-    monitor.add_argument("overrides", nargs="*", metavar="KEY VALUE", help="of the configuration")
-    parsed = parser.parse_args(arguments)
-    counts = [getattr(parsed, name, 1) for name in ("rounds", "frames", "images", "batch", "steps")]
-    if min(counts) < 1 or getattr(parsed, "seed", 0) < 0:
-        parser.error("--rounds, --frames, --images, --batch and --steps must be at least 1, --seed at least 0")
-    return parsed
+    for name, (title, add, _) in BENCHMARKS.items():
+        add(commands.add_parser(name, help=title, description=title))
+    options = parser.parse_args(arguments)
+    BENCHMARKS[options.benchmark][2](parser, options)
+    return options
+
+
+def run(options: argparse.Namespace) -> int:
+    """The benchmark; its code is imported here, so that --help and a wrong option answer at once."""
+    o = options
+    if o.benchmark == "step":
+        from benchmark_step import run
+
+        switches = (o.compile, o.optimizer_step, o.profile)
+        return run(o.cfg, o.overrides, o.rounds, o.batch, o.precisions, o.ways, *switches, o.output)
+    if o.benchmark == "loader":
+        from benchmark_loader import run
+
+        return run(o.rounds, o.cache, o.output, o.frames, o.seed)
+    if o.benchmark == "images":
+        from benchmark_images import run
+
+        return run(o.rounds, o.cache, o.output, o.images, o.seed)
+    if o.benchmark == "sampler":
+        from benchmark_sampler import run
+
+        return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.precisions, o.output, o.seed)
+    if o.benchmark == "scaling":
+        from benchmark_scaling import run
+
+        return run(o)
+    if o.benchmark == "memory":
+        from benchmark_memory import run
+
+        return run(o)
+    if o.benchmark == "startup":
+        from benchmark_startup import run
+
+        return run(o.cfg, o.overrides, o.rounds, o.output)
+    from benchmark_monitor import run
+
+    return run(o.cfg, o.overrides, o.rounds, o.batch, o.output)
 
 
 def main() -> int:
     options = parse_arguments()
-    # Imported here, so that --help and a wrong option answer at once.
-    if options.benchmark == "loader":
-        from benchmark_loader import run
-
-        return run(options.rounds, options.cache, options.output, options.frames, options.seed)
-    if options.benchmark == "images":
-        from benchmark_images import run
-
-        return run(options.rounds, options.cache, options.output, options.images, options.seed)
-    return _of_a_config(options)
-
-
-def _of_a_config(options: argparse.Namespace) -> int:
-    """Benchmarks whose configuration may be wrong, which one line then says."""
     from diffmae_video.config import ConfigError
     from diffmae_video.engine import RunError
 
-    o = options
     try:
-        if o.benchmark == "monitor":
-            from benchmark_monitor import run
-
-            return run(o.cfg, o.overrides, o.rounds, o.batch, o.output)
-        from benchmark_sampler import run
-
-        return run(o.cfg, o.overrides, o.rounds, o.batch, o.steps, o.sampler, o.precisions, o.output, o.seed)
+        return run(options)
     except (ConfigError, RunError, ValueError, OSError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
