@@ -13,8 +13,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
-
 
 class Spread(NamedTuple):
     """Median and quartiles of repeated measurements."""
@@ -68,6 +66,8 @@ def interleave(
 
 def pin_to_one_core() -> int | None:
     """One core and one thread for this process and the processes it starts; the core's number, None where unknown."""
+    import torch  # here, because tables and reports need no torch
+
     torch.set_num_threads(1)
     if not hasattr(os, "sched_setaffinity"):
         return None

@@ -19,10 +19,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import TYPE_CHECKING, NamedTuple
 
 from diffmae_video.data.checking import (
     DECODE_LEVELS,
@@ -36,6 +33,9 @@ from diffmae_video.data.checking import (
 )
 from diffmae_video.data.decoding import BACKENDS
 from diffmae_video.data.manifest import FORMATS, Entry, read_manifest
+
+if TYPE_CHECKING:
+    from rich.console import Console
 
 # A file that is in two splits stays in the one that results are measured on.
 SPLITS = ("val", "test", "train")
@@ -140,6 +140,8 @@ def check_split(
     name: str, entries: list[Entry], requirements: Requirements, arguments: argparse.Namespace, console: Console
 ) -> tuple[list[FileCheck], bool]:
     """(what was found, in the order of the list; whether the check was interrupted)."""
+    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
     check = functools.partial(
         check_file,
         requirements=requirements,
@@ -251,6 +253,9 @@ def run(arguments: argparse.Namespace, console: Console) -> int:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     parsed = parse_arguments(arguments)
+    # Imported here, so that --help and a wrong option answer at once.
+    from rich.console import Console
+
     from diffmae_video.config import ConfigError
 
     try:

@@ -18,7 +18,11 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+
+from convert_options import parse
+
+if __name__ == "__main__":
+    parse(None, __doc__)  # before all that follows is imported, so that --help and a wrong option answer at once
 
 import torch
 from fvcore.common.config import CfgNode
@@ -27,7 +31,6 @@ from torch import nn
 from diffmae_video.build import build_model
 from diffmae_video.config import dump, load_config
 from diffmae_video.conversion import (
-    FAMILIES,
     Conversion,
     ConversionError,
     Options,
@@ -42,31 +45,6 @@ from diffmae_video.models import MaskedAutoencoder
 from diffmae_video.models.encoder_model import EncoderModel
 
 PIXELS = ("pixel_mean", "pixel_std")
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--from", dest="family", choices=FAMILIES, required=True, help="program of the weights")
-    add("--input", type=Path, required=True, help="a file of torch.save, or .safetensors; of hf_videomae also a folder")
-    add("--output", type=Path, required=True, help=f"file {SUFFIX}; must not exist")
-    add("--heads", type=int, help="attention heads of the encoder")
-    add("--decoder-heads", type=int, help="attention heads of the decoder")
-    add("--frames", type=int, help="frames of a clip, of VideoMAE, and of MAE-ST where no shape shows it (default 16)")
-    add("--image-size", type=int, help="height and width of a clip in pixels, of VideoMAE (default 224)")
-    add("--pixel-mean", type=float, nargs=3, metavar=("R", "G", "B"), help="on the [0, 1] scale")
-    add("--pixel-std", type=float, nargs=3, metavar=("R", "G", "B"), help="on the [0, 1] scale")
-    add("--target", choices=("normalized", "raw"), help="what MAE or MAE-ST predicts (default normalized)")
-    add(
-        "--target-frames",
-        choices=("linspace", "first"),
-        help="which frame of a patch MAE-ST predicts (default: linspace, PySlowFast's first)",
-    )
-    add("--encoder-only", action="store_true", help="leave the decoder out")
-    add("--check", action=argparse.BooleanOptionalAction, default=True, help="compute a forward pass before writing")
-    add("--source", help="where the weights come from, for the file's notes (default: --input and --from)")
-    add("--license", help="of the weights, for the file's notes")
-    return parser.parse_args(arguments)
 
 
 def check_paths(options: argparse.Namespace) -> None:
@@ -173,7 +151,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(arguments, __doc__)
     try:
         run(options)
     except (ValueError, OSError) as error:

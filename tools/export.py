@@ -22,6 +22,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+from export_options import parse
+
+if __name__ == "__main__":
+    parse(None, __doc__)  # before all that follows is imported, so that --help and a wrong option answer at once
+
 from diffmae_video.build.model_card import UNKNOWN_LICENSE
 from diffmae_video.build.model_folder import FILES, PretrainedParts, read_parts, write_parts
 from diffmae_video.engine.errors import RunError
@@ -42,22 +47,6 @@ from diffmae_video.export import (
 OWN_FILES = (*FILES, ONNX_FILE, f"{ONNX_FILE}.data", PROGRAM_FILE)
 UNFINISHED = ".unfinished"  # folder in the output; there only while the files are made, or after a kill
 LICENSE = re.compile(r"[a-z0-9][a-z0-9.+-]*")
-
-
-def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add = parser.add_argument
-    add("--weights", required=True, help="checkpoint, folder of a run (its newest one), or weights file")
-    add("--output", required=True, type=Path, help="folder; made if it is not there")
-    add("--name", help="of the model, for its card (default: the name of the folder)")
-    add("--license", help="of the weights, as the hub abbreviates it: apache-2.0, cc-by-nc-4.0, ...")
-    add("--trained-on", help="what the card says of the training data (default: the name of its folder)")
-    add("--encoder-only", action="store_true", help="leave out the decoder or the head")
-    add("--torch-export", action="store_true", help=f"also {PROGRAM_FILE}, for torch.export.load")
-    add("--onnx", action="store_true", help=f"also {ONNX_FILE}")
-    add("--num-frames", type=int, help="frames that these two take (default: the model's); 1 = images")
-    add("--overwrite", action="store_true", help="replace what an earlier call has written")
-    return parser.parse_args(arguments)
 
 
 def check(options: argparse.Namespace) -> None:
@@ -148,7 +137,7 @@ def run(options: argparse.Namespace) -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    options = parse(arguments)
+    options = parse(arguments, __doc__)
     try:
         run(options)
     except (ValueError, OSError, ImportError, RunError) as error:

@@ -26,9 +26,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from inpaint_options import check, parse, sampling_of
+
+if __name__ == "__main__":
+    parse(None, __doc__)  # before all that follows is imported, so that --help and a wrong option answer at once
+
 import numpy as np
 import torch
-from inpaint_options import check, parse, sampling_of
 
 from diffmae_video import load_model
 from diffmae_video.baselines import mean_fill, nearest_patch_fill

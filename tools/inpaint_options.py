@@ -6,8 +6,9 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from diffmae_video.diffusion import SAMPLERS, SPACINGS
-from diffmae_video.inpainting import FITS, OVERLAPS
+# As diffmae_video.diffusion and .inpainting have them, whose import takes longer than an answer may; tests compare.
+SAMPLERS, SPACINGS = ("ddim", "ddpm", "dpmpp_2m"), ("trailing", "karras")
+FITS, OVERLAPS = ("resize", "native"), ("time", "all", "none")
 
 SUFFIXES = (".mp4", ".gif", ".png")
 

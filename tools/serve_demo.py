@@ -26,16 +26,12 @@ import tempfile
 import threading
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import torch
-from inpaint import chosen_device
-from page_actions import Actions
 from page_input import Limits, demo_samples
 
-from diffmae_video import load_model
-from diffmae_video.engine.errors import RunError
-from diffmae_video.inpainting.sampling import check_model
-from diffmae_video.models import MaskedAutoencoder
+if TYPE_CHECKING:
+    import torch
 
 ROOT = Path(__file__).resolve().parent.parent
 DEMO_DATA = ROOT / "data_demo" / "motion"
@@ -98,6 +94,10 @@ def load_models(weights: Sequence[str], device: str) -> dict[str, torch.nn.Modul
     Raises:
         ValueError: a model that cannot; FileNotFoundError, CheckpointError: see ``load_model``.
     """
+    from diffmae_video import load_model
+    from diffmae_video.inpainting.sampling import check_model
+    from diffmae_video.models import MaskedAutoencoder
+
     models = {}
     for path in weights:
         model = load_model(path, device=device)
@@ -115,6 +115,9 @@ def load_models(weights: Sequence[str], device: str) -> dict[str, torch.nn.Modul
 
 def serve(options: argparse.Namespace, folder: Path) -> None:
     """Loads, listens until interrupted; all files are in ``folder``."""
+    from inpaint import chosen_device
+    from page_actions import Actions
+
     device = chosen_device(options.device)
     check_port(options.host, options.port)
     models = load_models(options.weights, device)
@@ -167,6 +170,9 @@ def serve(options: argparse.Namespace, folder: Path) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse(arguments)
+    # Imported here and in the functions, so that --help and a wrong option answer at once.
+    from diffmae_video.engine.errors import RunError
+
     # SIGTERM is a service manager's way of saying Ctrl-C; a shell starts what is in the background with SIGINT ignored.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.default_int_handler)

@@ -25,11 +25,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from visualize_options import check, parse
+
+if __name__ == "__main__":
+    parse(None, __doc__)  # before all that follows is imported, so that --help and a wrong option answer at once
+
 import numpy as np
 import torch
 from inpaint import Input, chosen_device, mask_of, read_input
 from inpaint_options import sampling_of
-from visualize_options import check, parse
 
 from diffmae_video import load_model
 from diffmae_video.data import UnreadableVideo

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from inpaint_options import add_input, add_mask, add_sampling, check_files, check_numbers
 
-from diffmae_video.diffusion import SCHEDULES
-from diffmae_video.features import FITS
+# As diffmae_video.diffusion and .features have them, whose import takes longer than an answer may; tests compare.
+SCHEDULES = ("linear", "cosine", "quadratic", "linear_gamma", "linear_sigma")
+FITS = ("crop", "stretch")
 
 
 def parse(arguments: Sequence[str] | None, description: str) -> argparse.Namespace:

@@ -37,13 +37,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, Progress, TextColumn
 
 from diffmae_video.engine.disk import JsonLines
 from diffmae_video.engine.sinks import Sink, TensorBoard
 
 if TYPE_CHECKING:
+    from rich.progress import Progress
+
     from diffmae_video.engine.flops import Compute
 
 logger = logging.getLogger(__name__)
@@ -158,6 +158,10 @@ class Monitor:
         for sink in self._sinks:
             sink.open(step)
         if self.terminal:
+            # Imported here, because runs in the background have no bar.
+            from rich.console import Console
+            from rich.progress import BarColumn, Progress, TextColumn
+
             # Drawn from the training loop, not from a thread: loader workers are forked while the bar is up.
             columns = (TextColumn("{task.fields[before]}"), BarColumn(bar_width=10), TextColumn("{task.fields[after]}"))
             self._bar = Progress(*columns, console=Console(), auto_refresh=False)

@@ -147,7 +147,7 @@ def make_optimizer(
 def make_adamw(
     groups: Sequence[dict[str, Any]], betas: tuple[float, float] = (0.9, 0.95), eps: float = 1e-8
 ) -> torch.optim.AdamW:
-    """AdamW: one fused kernel, which goes over everything once, on CUDA and CPU; batched tensor operations elsewhere."""
+    """AdamW: one fused kernel per group, which reads everything once, on CUDA and CPU; batched operations elsewhere."""
     fused = all(parameter.device.type in ("cuda", "cpu") for group in groups for parameter in group["params"])
     return torch.optim.AdamW(_copies(groups), lr=0.0, betas=tuple(betas), eps=eps, fused=fused, foreach=not fused)
 

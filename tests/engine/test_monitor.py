@@ -111,9 +111,8 @@ def test_the_interval_in_progress_travels_with_a_checkpoint(make_monitor, tmp_pa
 def test_progress_bar_on_a_terminal(make_monitor, monkeypatch, caplog):
     caplog.set_level(logging.INFO, "diffmae_video")
     screen = io.StringIO()
-    monkeypatch.setattr(
-        monitor_module, "Console", lambda: Console(file=screen, force_terminal=True, width=160, color_system=None)
-    )
+    console = Console(file=screen, force_terminal=True, width=160, color_system=None)
+    monkeypatch.setattr("rich.console.Console", lambda: console)
     monkeypatch.setattr(monitor_module, "REFRESH_SECONDS", 0.0)
     monitor = make_monitor(terminal=True)
     monitor.open(0, 0)

@@ -34,8 +34,9 @@ def foreign():
 
 
 @pytest.fixture
-def tool(capsys, tmp_path):
+def tool(capsys, tmp_path, monkeypatch):
     """``tool(family, state or path, options="")``: runs it; (exit code, stdout, stderr, path of the output)."""
+    monkeypatch.syspath_prepend(ROOT / "tools")  # as for any script
     main = module_of(ROOT / "tools" / "convert_weights.py").main
 
     def run(family, source, options="", output="converted.safetensors"):

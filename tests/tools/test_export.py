@@ -46,10 +46,12 @@ def weights(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def tool():
+    sys.path.insert(0, str(TOOL.parent))  # as for any script
     spec = importlib.util.spec_from_file_location("export_tool", TOOL)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module
+    yield module
+    sys.path.remove(str(TOOL.parent))
 
 
 @pytest.fixture
