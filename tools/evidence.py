@@ -5,7 +5,7 @@
 
 It writes lists, pre-trains, trains classifiers from the pre-trained weights and from scratch at several label counts
 and seeds, and reports. It can be stopped at any moment: the same command goes on, and does nothing that is done.
-``evidence_studies.py`` says what is compared, ``configs/evidence/`` how it is trained.
+``evidence_studies.py`` and ``evidence_partial.py`` say what is compared, ``configs/evidence/`` how it is trained.
 
 Exit codes: 0 all runs are complete; 1 some failed, which are named; 2 it cannot start; 130 Ctrl-C (143 SIGTERM).
 """
@@ -20,8 +20,10 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from evidence_partial import PARTIAL_DECODING
 from evidence_studies import PRETRAIN, STUDIES, Run, Study, plan, with_requirements
 
+ALL_STUDIES = STUDIES | {PARTIAL_DECODING.name: PARTIAL_DECODING}
 FLOOR = "floor"
 CHANGES_SHOWN = 6
 
@@ -155,7 +157,7 @@ def _say(line: str) -> None:
     print(line, flush=True)
 
 
-def main(arguments: Sequence[str] | None = None, studies: Mapping[str, Study] = STUDIES) -> int:
+def main(arguments: Sequence[str] | None = None, studies: Mapping[str, Study] = ALL_STUDIES) -> int:
     options = parse_arguments(arguments, studies)
     study, output = studies[options.study], options.output / options.study
     # Imported here, so that --help and a wrong option answer at once.

@@ -14,7 +14,7 @@ from evidence_studies import PRETRAIN, Recognition, Study
 
 PIXELS = "pixels"
 FLOOR_TITLE = "linear classifier on pixels"
-COLOURS = ("#0072b2", "#d55e00", "#555555", "#aaaaaa", "#009e73", "#cc79a7")
+COLOURS = ("#0072b2", "#d55e00", "#555555", "#aaaaaa", "#009e73", "#cc79a7", "#56b4e9")
 
 
 class ReportError(ValueError):

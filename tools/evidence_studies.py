@@ -21,7 +21,8 @@ class Arm:
         configs: files of its pre-training, in the study's folder of configs; none = random weights.
         overrides: KEY, VALUE, ... of its pre-training.
         encoder: KEY, VALUE, ... of its pre-training and of all that starts from it: what the encoder reads.
-        per_seed: one pre-training for every seed; otherwise all seeds share one (of seed 0).
+        per_seed: one pre-training for every seed; otherwise all seeds share one.
+        seed: of the one that they share.
         extra_steps: optimiser steps that its recognition runs take beyond those of the others, such as the price of
             a pre-training.
         tasks: names of the tasks that it takes part in; none = all.
@@ -33,6 +34,7 @@ class Arm:
     overrides: tuple[str, ...] = ()
     encoder: tuple[str, ...] = ()
     per_seed: bool = False
+    seed: int = 0
     extra_steps: int = 0
     tasks: tuple[str, ...] = ()
 
@@ -126,7 +128,7 @@ def plan(study: Study, output: Path, seeds: Sequence[int]) -> list[Run]:
 
     Args:
         output: folder of the study; the lists are in ``output/lists``.
-        seeds: of the runs; a pre-training that all of them share has seed 0.
+        seeds: of the runs; a pre-training that all of them share has that of its arm.
     """
     pretrainings = list(_pretrainings(study, output, seeds))
     runs = [
@@ -154,7 +156,7 @@ def with_requirements(selected: Sequence[Run], runs: Sequence[Run]) -> list[Run]
 
 def _pretrainings(study: Study, output: Path, seeds: Sequence[int]) -> Iterator[Run]:
     for arm in study.arms:
-        for seed in (seeds if arm.per_seed else [0]) if arm.configs else []:
+        for seed in (seeds if arm.per_seed else [arm.seed]) if arm.configs else []:
             folder = _pretraining_folder(output, arm, seed)
             data = (output / "lists" / "unlabelled").resolve()
             yield Run(
@@ -164,7 +166,7 @@ def _pretrainings(study: Study, output: Path, seeds: Sequence[int]) -> Iterator[
                 arm.name,
                 PRETRAIN,
                 labels=0,
-                seed=seed if arm.per_seed else 0,
+                seed=seed,
             )
 
 
@@ -195,7 +197,7 @@ def _files(study: Study, names: Sequence[str]) -> tuple[str, ...]:
 
 
 def _pretraining_folder(output: Path, arm: Arm, seed: int) -> Path:
-    return output / PRETRAIN / arm.name / f"seed_{seed if arm.per_seed else 0}"
+    return output / PRETRAIN / arm.name / f"seed_{seed if arm.per_seed else arm.seed}"
 
 
 def _folder(output: Path, task: str, arm: Arm, labels: int, seed: int) -> Path:

@@ -334,12 +334,13 @@ def test_lists_of_the_real_data(evidence, research_data, tmp_path):
 # -------------------------------------------------------------------------------------------------------------- studies
 
 
-@pytest.mark.parametrize("name", ["miracl", "ut_interaction", "motion_set", "cifar10"])
+@pytest.mark.parametrize("name", ["miracl", "ut_interaction", "motion_set", "cifar10", "partial_decoding"])
 def test_every_run_of_the_studies_has_a_valid_configuration(evidence, name, tmp_path):
-    study = evidence["studies"].STUDIES[name]
+    study = evidence["evidence"].ALL_STUDIES[name]
     runs = evidence["studies"].plan(study, tmp_path, [0, 1])
     folders = [run.folder for run in runs]
     assert len(set(folders)) == len(folders)
+    assert len(study.arms) <= len(evidence["report"].COLOURS)
     assert all(run.after in folders[:number] for number, run in enumerate(runs) if run.after is not None)
     sample = {(run.task, run.arm): run for run in runs}
     for run in sample.values():
@@ -360,6 +361,30 @@ def test_the_arms_differ_in_what_they_should_only(evidence, tmp_path):
             shared = (run.files, tuple((key, value) for key, value in pairs.items() if key not in own))
             recipes.setdefault((run.task, run.labels), set()).add(shared)
     assert recipes and all(len(variants) == 1 for variants in recipes.values())
+
+
+def test_partial_decoding_changes_nothing_but_what_is_decoded(evidence, tmp_path):
+    """Its arms differ from the motion set's pre-training in two keys, one in the seed; all are judged alike."""
+    studies, reset = evidence["evidence"].ALL_STUDIES, ("OUTPUT_DIR", "x", "DATA.PATH_TO_DATA_DIR", "", "SEED", "0")
+    plain, partial = studies["motion_set"], studies["partial_decoding"]
+    assert (partial.tasks, partial.source, partial.test_split) == (plain.tasks, plain.source, plain.test_split)
+    reference = load_config([str(plain.configs / "diffmae.yaml")], reset)
+    own, found = ("MODEL.DECODER.TYPE", "cross_self", "MODEL.DECODER.PREDICT_RATIO", "1.0"), {}
+    for run in evidence["studies"].plan(partial, tmp_path, [0, 2]):
+        if run.task == "pretrain":
+            decoder = load_config(run.files, run.overrides).MODEL.DECODER
+            found[run.arm] = (decoder.TYPE, decoder.PREDICT_RATIO, run.seed)
+            assert load_config(run.files, [*run.overrides, *reset, *own]) == reference, run.arm
+        elif run.arm == "cross_self_1_again" and not run.task.endswith("unseen"):
+            assert run.after == tmp_path / "pretrain/cross_self_1_again/seed_1"
+    assert found == {
+        "cross_self_1": ("cross_self", 1.0, 0),
+        "cross_self_1_again": ("cross_self", 1.0, 1),
+        "cross_self_0.5": ("cross_self", 0.5, 0),
+        "cross_self_0.25": ("cross_self", 0.25, 0),
+        "cross_1": ("cross", 1.0, 0),
+        "cross_0.25": ("cross", 0.25, 0),
+    }
 
 
 # ----------------------------------------------------------------------------------------------------- floor and report
