@@ -174,13 +174,17 @@ class ClipDataset(Dataset):
 
     def _clips_or_reason(self, path: str, draw: int, attempt: int) -> torch.Tensor | str:
         """What ``_clips`` gives, or why it gives nothing; tried again where all the data was away."""
+        looked_again = False
         while True:
             try:
                 return self._clips(path, draw, attempt)
             except (UnreadableVideo, FileNotFoundError) as error:
-                reason = str(error)
-            if not self._folder.waited(reason):
+                reason, missing = str(error), isinstance(error, FileNotFoundError)
+            if self._folder.waited(reason):
+                continue
+            if looked_again or not (missing and self._folder.is_back(path)):
                 return reason
+            looked_again = True
 
     def _clips(self, path: str, draw: int, attempt: int) -> torch.Tensor:
         """uint8 (R, C, T, S, S); the frames that several clips share are decoded once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from diffmae_video.data import watchdog
 from diffmae_video.data.packed import shard_of
@@ -67,11 +67,18 @@ class FolderWatch:
             "place as DATA.PATH_TO_DATA_DIR; the run goes on from its newest checkpoint when it is started again"
         )
 
+    def is_back(self, path: str) -> bool:
+        """Whether a file that was missing is there now: the folder was away, and came back before it was looked at."""
+        return bool(self.seconds) and self._look(os.path.exists, shard_of(path) or path)
+
     def _is_there(self) -> bool:
+        return self._look(is_there, self.folder)
+
+    def _look(self, question: Callable[[str], bool], path: str) -> bool:
         if not self.isolated:
-            return is_there(self.folder)
+            return question(path)
         try:
-            return watchdog.run(is_there, self.folder, timeout=ANSWER_SECONDS)
+            return watchdog.run(question, path, timeout=ANSWER_SECONDS)
         except watchdog.HelperDied:
             return False
 

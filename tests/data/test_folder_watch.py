@@ -11,7 +11,15 @@ import pytest
 import torch
 
 from diffmae_video.config import ConfigError, load_config
-from diffmae_video.data import ClipDataset, DataFolderGone, DrawSampler, folder_watch, make_loader, read_manifest
+from diffmae_video.data import (
+    ClipDataset,
+    DataFolderGone,
+    DrawSampler,
+    UnreadableVideo,
+    folder_watch,
+    make_loader,
+    read_manifest,
+)
 from diffmae_video.data.folder_watch import FolderWatch, common_folder, is_there
 
 
@@ -89,6 +97,36 @@ def test_a_file_that_is_missing_alone_is_replaced_at_once(videos, caplog):
     os.unlink(dataset.entry(3).path)
     sample = dataset[(7, 3)]
     assert [path for path, _ in sample.failures] == [dataset.entry(3).path] and "waiting" not in caplog.text
+
+
+@pytest.mark.parametrize("decode_timeout", [0, 30])
+def test_a_folder_that_comes_back_before_it_is_looked_at_costs_nothing(videos, decode_timeout, monkeypatch):
+    dataset = clips_of(videos, decode_timeout=decode_timeout)
+    expected = dataset[(7, 3)]
+    elsewhere, waited = videos.with_name("elsewhere"), folder_watch.FolderWatch.waited
+
+    def back_before_the_look(watch, why):
+        if elsewhere.exists():
+            elsewhere.rename(videos)
+        return waited(watch, why)
+
+    monkeypatch.setattr(folder_watch.FolderWatch, "waited", back_before_the_look)
+    videos.rename(elsewhere)
+    sample = dataset[(7, 3)]
+    assert torch.equal(sample.clips, expected.clips) and sample.path == expected.path and not sample.failures
+
+
+def test_a_file_that_is_there_and_not_found_is_tried_twice(videos, monkeypatch):
+    dataset, tries = clips_of(videos, train=False), []
+
+    def never_found(path, draw, attempt):
+        tries.append(path)
+        raise FileNotFoundError(f"no such video: {path}")
+
+    monkeypatch.setattr(dataset, "_clips", never_found)
+    with pytest.raises(UnreadableVideo, match="no such video"):
+        dataset[(7, 3)]
+    assert len(tries) == 2
 
 
 def test_without_a_limit_nothing_is_waited_for(videos):
