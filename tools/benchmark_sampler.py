@@ -28,7 +28,7 @@ from diffmae_video.engine.wrapping import autocast
 from diffmae_video.inpainting import inpaint
 from diffmae_video.models import DiffMAE, mask_indices, tokens_to_pixel_mask
 from diffmae_video.models.masked_autoencoder import Context
-from diffmae_video.models.patches import gather_tokens, patchify
+from diffmae_video.models.patches import gather_patches, gather_tokens, patchify
 
 WAYS = ("ours", "ours, overlap", "keys and values again", "naive")
 PARTS = ("encoder", "keys and values", "decoder", "sampler and pixels")
@@ -69,7 +69,7 @@ def fill(work: Work, way: str, precision: str) -> torch.Tensor:
 def _chain(work: Work, way: str) -> torch.Tensor:
     """The chain of ``inpaint``, with more done at every step than needs to be."""
     model, (visible, hidden) = work.model, mask_indices(work.tokens)
-    patches = gather_tokens(patchify(model.normalize(work.clips), model.patch_size), visible)
+    patches = gather_patches(model.normalize(work.clips), visible, model.patch_size)
 
     def encode() -> list[torch.Tensor]:
         return model.encoder.features(patches, visible, last=model.decoder.feature_layers)
